@@ -1,0 +1,38 @@
+//! Process tree → images.
+//!
+//! [`dump`] saves a running tree into a directory in CRIU's image format:
+//!
+//! ```no_run
+//! let request = dumper::Request::new(1234, "/tmp/checkpoint");
+//! dumper::dump(&request, &mut dumper::NoHooks)?;
+//! # Ok::<(), dumper::Error>(())
+//! ```
+#![forbid(unsafe_code)]
+
+mod hooks;
+mod request;
+
+pub use hooks::{Action, Hooks, NoHooks};
+pub use request::{FileValidation, Leave, Request};
+
+/// Why a dump failed. The tree runs on as before.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A hook asked to stop with this exit code.
+    #[error("{action} hook failed with {code}")]
+    Hook {
+        /// Its name.
+        action: &'static str,
+        /// Exit code to end with.
+        code: i32,
+    },
+}
+
+/// What a dump measured; also written as `stats-dump`.
+pub type Stats = images::proto::DumpStatsEntry;
+
+/// Saves the tree rooted at `request.pid` into `request.images_dir`.
+pub fn dump(_request: &Request, _hooks: &mut dyn Hooks) -> Result<Stats, Error> {
+    unimplemented!("lands in the next commits")
+}

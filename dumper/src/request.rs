@@ -1,0 +1,103 @@
+//! What a dump is asked to do: validated, and the same whichever way it came (command line,
+//! config file, RPC).
+
+use std::path::PathBuf;
+
+/// What becomes of the tasks once the images are complete.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Leave {
+    /// They are killed (CRIU's default).
+    #[default]
+    Dead,
+    /// They stay stopped (`--leave-stopped`).
+    Stopped,
+    /// They run on (`--leave-running`).
+    Running,
+}
+
+/// How the identity of mapped and opened files is recorded (`--file-validation`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FileValidation {
+    /// Size, and the ELF build-id where there is one.
+    #[default]
+    BuildId,
+    /// Size only.
+    FileSize,
+}
+
+/// A dump, as asked for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Root of the tree, in our pid namespace (`--tree`).
+    pub pid: i32,
+    /// Where the images go (`--images-dir`).
+    pub images_dir: PathBuf,
+    /// Where logs, stats and sockets go (`--work-dir`); the images directory when not given.
+    pub work_dir: PathBuf,
+    /// What becomes of the tasks.
+    pub leave: Leave,
+    /// The tree may be a shell's job: session and group leaders outside, terminal inherited.
+    pub shell_job: bool,
+    /// Unix sockets with a peer outside are allowed (`--ext-unix-sk`).
+    pub ext_unix_sk: bool,
+    /// Established TCP connections are saved (`--tcp-established`).
+    pub tcp_established: bool,
+    /// Established TCP connections are closed (`--tcp-close`).
+    pub tcp_close: bool,
+    /// Connections not yet accepted are left out (`--skip-in-flight`).
+    pub skip_in_flight: bool,
+    /// File locks are saved (`--file-locks`).
+    pub file_locks: bool,
+    /// Hard links may be made for files that lost their name (`--link-remap`).
+    pub link_remap: bool,
+    /// Largest deleted file whose content is saved, in bytes of allocated blocks.
+    pub ghost_limit: u64,
+    /// Devices are opened by any path with the same number (`--evasive-devices`).
+    pub evasive_devices: bool,
+    /// Identity of files.
+    pub file_validation: FileValidation,
+    /// The [uprobes] mapping is left out instead of refused.
+    pub allow_uprobes: bool,
+    /// `--external` resources, as given.
+    pub external: Vec<String>,
+    /// Seconds for collecting the tree (`--timeout`), 0 for no limit.
+    pub timeout_secs: u32,
+    /// cgroup whose freezer is used (`--freeze-cgroup`).
+    pub freeze_cgroup: Option<PathBuf>,
+    /// Dirty tracking is turned on (`--track-mem`).
+    pub track_mem: bool,
+    /// Directory of the previous dump, relative to `images_dir` (`--prev-images-dir`).
+    pub prev_images_dir: Option<PathBuf>,
+    /// `cpuinfo.img` is written too (`--cpu-cap=image`).
+    pub write_cpuinfo: bool,
+}
+
+impl Request {
+    /// A dump of `pid` into `images_dir` with CRIU's defaults.
+    pub fn new(pid: i32, images_dir: impl Into<PathBuf>) -> Self {
+        let images_dir = images_dir.into();
+        Self {
+            pid,
+            work_dir: images_dir.clone(),
+            images_dir,
+            leave: Leave::Dead,
+            shell_job: false,
+            ext_unix_sk: false,
+            tcp_established: false,
+            tcp_close: false,
+            skip_in_flight: false,
+            file_locks: false,
+            link_remap: false,
+            ghost_limit: 1 << 20,
+            evasive_devices: false,
+            file_validation: FileValidation::BuildId,
+            allow_uprobes: false,
+            external: Vec::new(),
+            timeout_secs: 10,
+            freeze_cgroup: None,
+            track_mem: false,
+            prev_images_dir: None,
+            write_cpuinfo: false,
+        }
+    }
+}

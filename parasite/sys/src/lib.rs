@@ -1,0 +1,27 @@
+//! System calls.
+//!
+//! Two layers: [`raw`] is `no_std` and all that the injected blobs may use; everything else
+//! needs the `std` feature and is what the host side calls: safe signatures, errors that
+//! print the call as strace would. The only crate besides the blobs (and two named files of
+//! the restorer) that contains `unsafe`.
+#![cfg_attr(not(feature = "std"), no_std)]
+
+pub mod raw;
+
+#[cfg(feature = "std")]
+mod error;
+#[cfg(feature = "std")]
+pub mod fd;
+#[cfg(feature = "std")]
+pub mod pagemap;
+#[cfg(feature = "std")]
+pub mod ptrace;
+#[cfg(feature = "std")]
+pub mod shared;
+#[cfg(feature = "std")]
+pub mod task;
+#[cfg(feature = "std")]
+pub mod vm;
+
+#[cfg(feature = "std")]
+pub use error::{Error, Result};

@@ -1,0 +1,167 @@
+//! Tasks: making them with a chosen pid, and reading what the kernel tells by pid.
+
+use crate::Result;
+use crate::error::check;
+use std::os::fd::OwnedFd;
+
+/// Who returned from [`fork_with`].
+#[derive(Debug)]
+pub enum Forked {
+    /// In the parent: the child's pid.
+    Parent(i32),
+    /// In the child.
+    Child,
+}
+
+#[repr(C, align(8))]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// `clone3(2)` as a fork: own copy of the address space, own stack.
+///
+/// `flags`: `CLONE_*` (no `CLONE_VM`, no `CLONE_THREAD`); `set_tid`: wanted pids, innermost
+/// namespace first (5.5), empty for any. `EEXIST`: the number is in use as a pid, group or
+/// session; `EINVAL`: it is not below pid_max.
+///
+/// # Safety
+/// As fork(2): in the child only the calling thread exists, so the caller must be
+/// single-threaded or do only async-signal-safe things in the child. libc's cached pid and
+/// atfork handlers are not updated.
+pub unsafe fn fork_with(flags: u64, set_tid: &[i32]) -> Result<Forked> {
+    let args = CloneArgs {
+        flags,
+        exit_signal: libc::SIGCHLD as u64,
+        set_tid: if set_tid.is_empty() { 0 } else { set_tid.as_ptr() as u64 },
+        set_tid_size: set_tid.len() as u64,
+        ..CloneArgs::default()
+    };
+    // SAFETY: `args` and `set_tid` outlive the call; without CLONE_VM the child gets copies of
+    // both, and of the stack it returns on.
+    let ret = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
+    match check(ret, || format!("clone3({flags:#x}, set_tid={set_tid:?})"))? {
+        0 => Ok(Forked::Child),
+        pid => Ok(Forked::Parent(pid as i32)),
+    }
+}
+
+/// `prlimit64(2)` read: (soft, hard). `EPERM` for tasks of other users without
+/// CAP_SYS_RESOURCE: read `/proc/PID/limits` then.
+pub fn rlimit(pid: i32, resource: u32) -> Result<(u64, u64)> {
+    let mut old = [0u64; 2];
+    // SAFETY: no new limit is given; the old one is written to two u64.
+    let ret = unsafe {
+        libc::syscall(libc::SYS_prlimit64, pid, resource, 0usize, old.as_mut_ptr())
+    };
+    check(ret, || format!("prlimit64({pid}, {resource})")).map(|_| (old[0], old[1]))
+}
+
+/// `prlimit64(2)` write.
+pub fn set_rlimit(pid: i32, resource: u32, soft: u64, hard: u64) -> Result<()> {
+    let new = [soft, hard];
+    // SAFETY: the new limit is read from two u64; the old one is not asked for.
+    let ret = unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, new.as_ptr(), 0usize) };
+    check(ret, || format!("prlimit64({pid}, {resource}, {soft}, {hard})")).map(|_| ())
+}
+
+/// `struct sched_attr` up to the fields of Linux 5.3.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct SchedAttr {
+    /// Size of the struct.
+    pub size: u32,
+    /// `SCHED_*`.
+    pub policy: u32,
+    /// `SCHED_FLAG_*`.
+    pub flags: u64,
+    /// Nice value.
+    pub nice: i32,
+    /// Realtime priority.
+    pub priority: u32,
+    /// Deadline runtime (ns), or the slice of fair tasks.
+    pub runtime: u64,
+    /// Deadline (ns).
+    pub deadline: u64,
+    /// Period (ns).
+    pub period: u64,
+    /// Utilisation clamp.
+    pub util_min: u32,
+    /// Utilisation clamp.
+    pub util_max: u32,
+}
+
+/// `sched_getattr(2)`.
+pub fn sched_attr(tid: i32) -> Result<SchedAttr> {
+    let mut a = SchedAttr::default();
+    // SAFETY: the kernel writes at most the given size.
+    let ret = unsafe {
+        libc::syscall(libc::SYS_sched_getattr, tid, &raw mut a, size_of::<SchedAttr>(), 0)
+    };
+    check(ret, || format!("sched_getattr({tid})")).map(|_| a)
+}
+
+/// `sched_getaffinity(2)`: the mask as bytes, as long as the kernel's.
+pub fn affinity(tid: i32) -> Result<Vec<u8>> {
+    let mut mask = vec![0u8; 1024];
+    // SAFETY: the kernel writes at most the given length.
+    let ret = unsafe {
+        libc::syscall(libc::SYS_sched_getaffinity, tid, mask.len(), mask.as_mut_ptr())
+    };
+    let n = check(ret, || format!("sched_getaffinity({tid})"))?;
+    mask.truncate(n as usize);
+    Ok(mask)
+}
+
+/// `ioprio_get(2)` of one thread.
+pub fn ioprio(tid: i32) -> Result<i32> {
+    // SAFETY: integers in, integer out.
+    let ret = unsafe { libc::syscall(libc::SYS_ioprio_get, 1, tid) };
+    check(ret, || format!("ioprio_get({tid})")).map(|r| r as i32)
+}
+
+/// `get_robust_list(2)`: head address and length.
+pub fn robust_list(tid: i32) -> Result<(u64, u64)> {
+    let (mut head, mut len) = (0u64, 0u64);
+    // SAFETY: the kernel writes one word to each pointer.
+    let ret = unsafe {
+        libc::syscall(libc::SYS_get_robust_list, tid, &raw mut head, &raw mut len)
+    };
+    check(ret, || format!("get_robust_list({tid})")).map(|_| (head, len))
+}
+
+/// `kill(2)`.
+pub fn kill(pid: i32, signo: i32) -> Result<()> {
+    // SAFETY: integers in, integer out.
+    let ret = unsafe { libc::kill(pid, signo) };
+    check(ret.into(), || format!("kill({pid}, {signo})")).map(|_| ())
+}
+
+/// `tgkill(2)`.
+pub fn tgkill(pid: i32, tid: i32, signo: i32) -> Result<()> {
+    // SAFETY: integers in, integer out.
+    let ret = unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, signo) };
+    check(ret, || format!("tgkill({pid}, {tid}, {signo})")).map(|_| ())
+}
+
+/// `prctl(2)` with integer arguments.
+pub fn prctl(option: i32, args: [u64; 4]) -> Result<i32> {
+    // SAFETY: callers use options whose arguments are integers (contract of this wrapper).
+    let ret = unsafe { libc::prctl(option, args[0], args[1], args[2], args[3]) };
+    check(ret.into(), || format!("prctl({option}, {args:x?})")).map(|r| r as i32)
+}
+
+/// Opens a pidfd for a child made by [`fork_with`]; a thin name for readability.
+pub fn pidfd(pid: i32) -> Result<OwnedFd> {
+    crate::fd::pidfd_open(pid, 0)
+}

@@ -1,0 +1,53 @@
+//! Memory of other tasks.
+
+use crate::error::check;
+use crate::{Error, Result};
+
+/// A span of another task's memory: first address and length in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// First address.
+    pub addr: u64,
+    /// Length in bytes.
+    pub len: u64,
+}
+
+/// `process_vm_readv(2)` of several spans (at most 1024) into one buffer, in order.
+/// Returns how many bytes came: fewer than asked means that the next page cannot be read.
+pub fn read_spans(pid: i32, spans: &[Span], buf: &mut [u8]) -> Result<usize> {
+    let local = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
+    let remote: Vec<libc::iovec> = spans
+        .iter()
+        .map(|s| libc::iovec { iov_base: s.addr as *mut libc::c_void, iov_len: s.len as usize })
+        .collect();
+    // SAFETY: `local` describes `buf`; the remote addresses belong to another process, and the
+    // kernel checks them.
+    let ret = unsafe {
+        libc::process_vm_readv(pid, &local, 1, remote.as_ptr(), remote.len() as libc::c_ulong, 0)
+    };
+    check(ret as libc::c_long, || format!("process_vm_readv({pid}, {} spans)", spans.len()))
+        .map(|n| n as usize)
+}
+
+/// Reads exactly `buf.len()` bytes at `addr` of task `pid`.
+pub fn read_exact(pid: i32, addr: u64, buf: &mut [u8]) -> Result<()> {
+    let n = read_spans(pid, &[Span { addr, len: buf.len() as u64 }], buf)?;
+    if n == buf.len() {
+        return Ok(());
+    }
+    Err(Error::new(format_args!("process_vm_readv({pid}, {addr:#x}): short"), libc::EFAULT))
+}
+
+/// Writes all of `buf` to `addr` of task `pid`.
+pub fn write_all(pid: i32, addr: u64, buf: &[u8]) -> Result<()> {
+    let local = libc::iovec { iov_base: buf.as_ptr().cast_mut().cast(), iov_len: buf.len() };
+    let remote = libc::iovec { iov_base: addr as *mut libc::c_void, iov_len: buf.len() };
+    // SAFETY: `local` describes `buf`, which process_vm_writev only reads; the remote address
+    // belongs to another process, and the kernel checks it.
+    let ret = unsafe { libc::process_vm_writev(pid, &local, 1, &remote, 1, 0) };
+    let n = check(ret as libc::c_long, || format!("process_vm_writev({pid}, {addr:#x})"))?;
+    if n as usize == buf.len() {
+        return Ok(());
+    }
+    Err(Error::new(format_args!("process_vm_writev({pid}, {addr:#x}): short"), libc::EFAULT))
+}

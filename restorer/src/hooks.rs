@@ -1,0 +1,51 @@
+//! The moments of a restore at which the caller may act (action scripts, RPC notifications).
+
+/// CRIU's names for the moments of a restore, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Images are read, nothing is made yet.
+    PreRestore,
+    /// The root task exists in its namespaces, which are not filled yet.
+    SetupNamespaces,
+    /// Namespaces are filled.
+    PostSetupNamespaces,
+    /// All tasks are rebuilt and stopped.
+    PostRestore,
+    /// The network is unlocked: the point of no return.
+    NetworkUnlock,
+    /// Right before the tasks run.
+    PreResume,
+    /// The tasks run.
+    PostResume,
+}
+
+impl Action {
+    /// The name in `CRTOOLS_SCRIPT_ACTION` and in RPC notifications.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PreRestore => "pre-restore",
+            Self::SetupNamespaces => "setup-namespaces",
+            Self::PostSetupNamespaces => "post-setup-namespaces",
+            Self::PostRestore => "post-restore",
+            Self::NetworkUnlock => "network-unlock",
+            Self::PreResume => "pre-resume",
+            Self::PostResume => "post-resume",
+        }
+    }
+}
+
+/// Called at each [`Action`].
+pub trait Hooks {
+    /// Acts; `root_pid` once it is known. `Err` is the exit code to end with.
+    fn run(&mut self, action: Action, root_pid: Option<i32>) -> Result<(), i32>;
+}
+
+/// No hooks.
+#[derive(Clone, Copy, Debug)]
+pub struct NoHooks;
+
+impl Hooks for NoHooks {
+    fn run(&mut self, _: Action, _: Option<i32>) -> Result<(), i32> {
+        Ok(())
+    }
+}

@@ -1,0 +1,72 @@
+//! What a restore is asked to do: validated, and the same whichever way it came.
+
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+/// A restore, as asked for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Where the images are (`--images-dir`).
+    pub images_dir: PathBuf,
+    /// Where logs, stats, pidfiles and sockets go (`--work-dir`).
+    pub work_dir: PathBuf,
+    /// Return as soon as the tree runs (`--restore-detached`); else the caller waits for it.
+    pub detached: bool,
+    /// The root becomes our sibling instead of our child (`--restore-sibling`).
+    pub sibling: bool,
+    /// Tasks are left stopped (`--leave-stopped`).
+    pub leave_stopped: bool,
+    /// Session, group and terminal are those of the caller (`--shell-job`).
+    pub shell_job: bool,
+    /// `--ext-unix-sk`.
+    pub ext_unix_sk: bool,
+    /// `--tcp-established`.
+    pub tcp_established: bool,
+    /// `--tcp-close`.
+    pub tcp_close: bool,
+    /// `--file-locks`.
+    pub file_locks: bool,
+    /// Size and build-id of files are compared (`--file-validation`): `true` for build-id.
+    pub validate_build_id: bool,
+    /// Permission bits of files are not compared (`--skip-file-rwx-check`).
+    pub skip_file_rwx_check: bool,
+    /// The dump left [uprobes] out, and that is fine.
+    pub allow_uprobes: bool,
+    /// New root of the mount namespace (`--root`).
+    pub root: Option<PathBuf>,
+    /// `--external` resources, as given.
+    pub external: Vec<String>,
+    /// `--inherit-fd fd[N]:KEY`: descriptor of ours and the key it stands for.
+    pub inherit_fd: Vec<(RawFd, String)>,
+    /// Hole-punch pages after use (`--auto-dedup`).
+    pub auto_dedup: bool,
+    /// Where the root's pid is written (`--pidfile`).
+    pub pidfile: Option<PathBuf>,
+}
+
+impl Request {
+    /// A restore from `images_dir` with CRIU's defaults.
+    pub fn new(images_dir: impl Into<PathBuf>) -> Self {
+        let images_dir = images_dir.into();
+        Self {
+            work_dir: images_dir.clone(),
+            images_dir,
+            detached: false,
+            sibling: false,
+            leave_stopped: false,
+            shell_job: false,
+            ext_unix_sk: false,
+            tcp_established: false,
+            tcp_close: false,
+            file_locks: false,
+            validate_build_id: true,
+            skip_file_rwx_check: false,
+            allow_uprobes: false,
+            root: None,
+            external: Vec::new(),
+            inherit_fd: Vec::new(),
+            auto_dedup: false,
+            pidfile: None,
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! criu
+fn main() {}

@@ -1,0 +1,2 @@
+//! vm-tests
+fn main() {}

@@ -15,6 +15,11 @@ const BYTES: &[(&str, &str)] = &[
     ("ghost_file_entry", "symlnk_target"),
     ("mnt_entry", "root"),
     ("mnt_entry", "mountpoint"),
+    ("mnt_entry", "source"),
+    ("mnt_entry", "options"),
+    ("unix_sk_entry", "name_dir"),
+    ("fanotify_mount_mark_entry", "path"),
+    ("irmap_cache_entry", "path"),
     ("fh_entry", "path"),
 ];
 
@@ -44,5 +49,7 @@ fn main() {
     }
     let mut config = prost_build::Config::new();
     config.default_package_filename("criu");
+    // The proto name of a message: checked against the image it is read from or written to.
+    config.enable_type_names();
     config.compile_fds(set).expect("types generate");
 }

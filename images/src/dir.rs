@@ -1,0 +1,215 @@
+//! A directory of images.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::dir::Dir as Listing;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
+use nix::sys::stat::{Mode, fstatat};
+use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
+use prost::{Message, Name};
+
+use crate::kind::{Head, Image};
+use crate::reader::{Extent, Reader};
+use crate::writer::Writer;
+use crate::{Error, Result};
+
+/// Name of the link to the previous images of an incremental chain.
+pub const PARENT: &str = "parent";
+
+/// A directory of images, held open. Cloning it shares the descriptor.
+#[derive(Debug, Clone)]
+pub struct Dir {
+    fd: Arc<OwnedFd>,
+    path: PathBuf,
+}
+
+impl Dir {
+    /// Opens a directory by its path.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        Self::open_at(nix::fcntl::AT_FDCWD, path, path)
+    }
+
+    /// Takes a directory that is open already; `path` is only for messages.
+    #[must_use]
+    pub fn from_fd(fd: OwnedFd, path: impl Into<PathBuf>) -> Self {
+        Self { fd: Arc::new(fd), path: path.into() }
+    }
+
+    fn open_at(at: BorrowedFd<'_>, name: &Path, path: &Path) -> Result<Self> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let fd = openat(at, name, flags, Mode::empty())
+            .map_err(Error::io(&path.to_string_lossy(), "open"))?;
+        Ok(Self::from_fd(fd, path))
+    }
+
+    /// Path by which it was opened, for messages.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens a file for reading; `None` if there is none.
+    pub fn open_file(&self, name: &str) -> Result<Option<File>> {
+        // O_NONBLOCK: a FIFO planted under an image's name must not stop us for ever.
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        match openat(&*self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => Ok(Some(fd.into())),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(Error::io(name, "open")(errno)),
+        }
+    }
+
+    /// Opens a file for reading and writing, for punching holes; `None` if there is none.
+    pub fn open_file_rw(&self, name: &str) -> Result<Option<File>> {
+        match openat(&*self.fd, name, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()) {
+            Ok(fd) => Ok(Some(fd.into())),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(Error::io(name, "open")(errno)),
+        }
+    }
+
+    /// Creates or truncates a file, for reading and writing.
+    pub fn create_file(&self, name: &str) -> Result<File> {
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_CLOEXEC;
+        let fd = openat(&*self.fd, name, flags, Mode::from_bits_truncate(0o644))
+            .map_err(Error::io(name, "create"))?;
+        Ok(fd.into())
+    }
+
+    /// Removes a file if there is one.
+    pub fn remove_file(&self, name: &str) -> Result<()> {
+        match unlinkat(&*self.fd, name, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(Error::io(name, "unlink")(errno)),
+        }
+    }
+
+    /// Begins to write an image.
+    pub fn writer(&self, image: Image) -> Result<Writer> {
+        Writer::create(self, image)
+    }
+
+    /// Writes an image that has exactly one entry.
+    pub fn write_one<M: Message + Name>(&self, image: Image, entry: &M) -> Result<()> {
+        let mut writer = self.writer(image)?;
+        writer.write(entry)?;
+        writer.finish().map(drop)
+    }
+
+    /// Begins to read an image. One that is absent reads like one without entries.
+    pub fn reader(&self, image: Image) -> Result<Reader> {
+        let name = image.file_name();
+        let file = self.open_file(&name)?;
+        if let Some(file) = &file {
+            let meta = file.metadata().map_err(Error::io(&name, "stat"))?;
+            if !meta.is_file() {
+                return Err(Error::invalid(name, "not a regular file"));
+            }
+            // Lazily created images of old versions may be there with nothing in them.
+            if meta.len() == 0 && image.kind().head != Head::Raw {
+                return Reader::new(image, None);
+            }
+        }
+        Reader::new(image, file.map(BufReader::new))
+    }
+
+    /// Reads the one entry of an image, which has to be there.
+    pub fn read_one<M: Message + Name + Default>(&self, image: Image) -> Result<M> {
+        let mut reader = self.reader(image)?;
+        let entry = reader.read_one()?;
+        reader.expect_end()?;
+        Ok(entry)
+    }
+
+    /// Reads the one entry of an image that need not be there.
+    pub fn read_opt<M: Message + Name + Default>(&self, image: Image) -> Result<Option<M>> {
+        let mut reader = self.reader(image)?;
+        let entry = reader.read_opt()?;
+        reader.expect_end()?;
+        Ok(entry)
+    }
+
+    /// Reads all entries of an image without payloads; none if it is absent.
+    pub fn read_all<M: Message + Name + Default>(&self, image: Image) -> Result<Vec<M>> {
+        self.reader(image)?.entries_of().collect()
+    }
+
+    /// Opens an image without framing, or one for its payloads.
+    pub fn open_raw(&self, image: Image) -> Result<Option<File>> {
+        self.open_file(&image.file_name())
+    }
+
+    /// Creates an image without framing.
+    pub fn create_raw(&self, image: Image) -> Result<File> {
+        self.create_file(&image.file_name())
+    }
+
+    /// Reads a payload found by [`Reader::skip_payload`] into memory.
+    pub fn read_extent(&self, extent: Extent) -> Result<Vec<u8>> {
+        let name = extent.image.file_name();
+        let file = self.open_file(&name)?.ok_or_else(|| Error::Absent { file: name.clone() })?;
+        let there = file.metadata().map_err(Error::io(&name, "stat"))?.len();
+        let got = there.saturating_sub(extent.offset);
+        if got < extent.len {
+            let (what, index, want) = ("payload at offset", extent.offset, extent.len);
+            return Err(Error::Truncated { file: name, what, index, got, want });
+        }
+        let mut bytes = vec![0; usize::try_from(extent.len).unwrap_or(usize::MAX)];
+        file.read_exact_at(&mut bytes, extent.offset).map_err(Error::io(&name, "pread"))?;
+        Ok(bytes)
+    }
+
+    /// The directory that the `parent` link names, if there is one.
+    pub fn parent(&self) -> Result<Option<Self>> {
+        let target = match readlinkat(&*self.fd, PARENT) {
+            Ok(target) => PathBuf::from(target),
+            // A real directory does as well as a link to one.
+            Err(Errno::EINVAL) => PathBuf::from(PARENT),
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(errno) => return Err(Error::io(PARENT, "readlink")(errno)),
+        };
+        Self::open_at(self.as_fd(), Path::new(PARENT), &self.path.join(target)).map(Some)
+    }
+
+    /// Makes `target`, relative to this directory, the parent; replaces an older link.
+    pub fn set_parent(&self, target: &Path) -> Result<()> {
+        self.remove_file(PARENT)?;
+        symlinkat(target, &*self.fd, PARENT).map_err(Error::io(PARENT, "symlink"))
+    }
+
+    /// Device and inode: tells whether two paths lead to one directory.
+    pub fn identity(&self) -> Result<(u64, u64)> {
+        let stat = fstatat(&*self.fd, "", AtFlags::AT_EMPTY_PATH)
+            .map_err(Error::io(&self.path.to_string_lossy(), "stat"))?;
+        Ok((stat.st_dev, stat.st_ino))
+    }
+
+    /// All images that are here, in no particular order; other files are left out.
+    pub fn images(&self) -> Result<Vec<Image>> {
+        let failed = |errno| Error::io(&self.path.to_string_lossy(), "readdir")(errno);
+        // Opened anew, as reading moves the position of the descriptor.
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let mut listing = Listing::openat(&*self.fd, ".", flags, Mode::empty()).map_err(failed)?;
+        let mut images = Vec::new();
+        for entry in listing.iter() {
+            let entry = entry.map_err(failed)?;
+            let name = std::ffi::OsStr::from_bytes(entry.file_name().to_bytes());
+            images.extend(name.to_str().and_then(Image::from_file_name));
+        }
+        Ok(images)
+    }
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

@@ -8,9 +8,19 @@
 //! # Ok::<(), dumper::Error>(())
 //! ```
 #![forbid(unsafe_code)]
+#![allow(unreachable_pub, reason = "modules are private: `pub` there means the whole crate")]
+#![allow(dead_code, reason = "the phases land one after the other")]
 
+mod dump;
+mod files;
 mod hooks;
+mod mm;
+mod pages;
+mod proc;
 mod request;
+mod stop;
+mod task;
+mod tree;
 
 pub use hooks::{Action, Hooks, NoHooks};
 pub use request::{FileValidation, Leave, Request};
@@ -27,6 +37,18 @@ pub enum Error {
         /// Exit code to end with.
         code: i32,
     },
+    /// Whoever asked for the dump is gone.
+    #[error("stopped by whoever asked for it")]
+    Stopped,
+    /// A text of `/proc`.
+    #[error(transparent)]
+    Proc(#[from] proc::Error),
+    /// A system call.
+    #[error(transparent)]
+    Sys(#[from] sys::Error),
+    /// A part of the dump that has not been built.
+    #[error("not supported yet: {0}")]
+    NotYet(&'static str),
 }
 
 /// What a dump measured; also written as `stats-dump`.

@@ -1,0 +1,33 @@
+//! The phases of a dump, in their order.
+
+use crate::files::FileTable;
+use crate::stop::Stop;
+use crate::tree::Tree;
+use crate::{Error, Request, Stats, mm, pages};
+use std::collections::HashSet;
+
+/// Everything between "the tree is frozen, its inside state known" and "only small images are
+/// left to write".
+pub(crate) fn contents(
+    tree: &Tree,
+    request: &Request,
+    stop: Stop,
+    stats: &mut Stats,
+) -> Result<(), Error> {
+    let mut files = FileTable::new(request, tree)?;
+    let mut tables = HashSet::new();
+    for task in tree.alive() {
+        stop.check()?;
+        if tables.insert(task.files_id) {
+            let _fdinfo = files.collect_fds(task)?;
+        }
+        let _fs = files.collect_fs(task)?;
+    }
+    let mut mms = Vec::new();
+    for task in tree.alive() {
+        stop.check()?;
+        mms.push(mm::collect(task, &mut files, request)?);
+    }
+    pages::dump(tree, &mms, request, stop, stats)?;
+    files.finish(request, stats)
+}

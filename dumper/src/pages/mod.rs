@@ -1,0 +1,18 @@
+//! Contents of memory.
+
+use crate::mm::Mm;
+use crate::stop::Stop;
+use crate::tree::Tree;
+use crate::{Error, Request, Stats};
+
+/// Writes the pages of all tasks (`pagemap-PID.img`, `pages-N.img`).
+/// `mms` holds one [`Mm`] for each of [`Tree::alive`], in that order.
+pub fn dump(
+    _tree: &Tree,
+    _mms: &[Mm],
+    _request: &Request,
+    _stop: Stop,
+    _stats: &mut Stats,
+) -> Result<(), Error> {
+    Err(Error::NotYet("pages"))
+}

@@ -13,11 +13,15 @@ mod error;
 #[cfg(feature = "std")]
 pub mod fd;
 #[cfg(feature = "std")]
+pub mod file;
+#[cfg(feature = "std")]
 pub mod pagemap;
 #[cfg(feature = "std")]
 pub mod ptrace;
 #[cfg(feature = "std")]
 pub mod shared;
+#[cfg(feature = "std")]
+pub mod socket;
 #[cfg(feature = "std")]
 pub mod task;
 #[cfg(feature = "std")]

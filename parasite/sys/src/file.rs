@@ -1,0 +1,68 @@
+//! Files: handles, copying pipe buffers, descriptors that ioctls hand out.
+
+use crate::error::check;
+use crate::{Error, Result};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+fn owned(fd: libc::c_long) -> OwnedFd {
+    // SAFETY: the callers pass a descriptor which the kernel has just made for us, so it is
+    // open and nobody else owns it.
+    unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) }
+}
+
+/// `tee(2)` with `SPLICE_F_NONBLOCK`: copies what is queued in pipe `from` into pipe `to`
+/// without consuming it. Returns the number of bytes; `EAGAIN` when `from` is empty.
+pub fn tee(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: usize) -> Result<usize> {
+    let (a, b) = (from.as_raw_fd(), to.as_raw_fd());
+    // SAFETY: integers in, integer out; no memory of this process is touched.
+    let ret = unsafe { libc::tee(a, b, len, libc::SPLICE_F_NONBLOCK) };
+    check(ret as libc::c_long, || format!("tee({a}, {b}, {len})")).map(|n| n as usize)
+}
+
+/// `open_by_handle_at(2)`: opens the file with this handle on the file system of `mount`.
+/// `ESTALE`: there is no such file any more. Needs CAP_DAC_READ_SEARCH.
+pub fn open_by_handle_at(
+    mount: BorrowedFd<'_>,
+    handle_type: i32,
+    handle: &[u8],
+    flags: i32,
+) -> Result<OwnedFd> {
+    let raw = mount.as_raw_fd();
+    if handle.len() > 128 {
+        return Err(Error::new(format_args!("open_by_handle_at({raw})"), libc::EOVERFLOW));
+    }
+    // struct file_handle: length, type, bytes. Of u32 so that it is aligned as the struct is.
+    let mut words = [0u32; 2 + 32];
+    words[0] = handle.len() as u32;
+    words[1] = handle_type as u32;
+    for (i, byte) in handle.iter().enumerate() {
+        words[2 + i / 4] |= u32::from_le_bytes([*byte, 0, 0, 0]) << (8 * (i % 4));
+    }
+    // SAFETY: `words` is laid out as a struct file_handle, is as long as its first member says,
+    // and outlives the call, which only reads it.
+    let ret =
+        unsafe { libc::syscall(libc::SYS_open_by_handle_at, raw, words.as_mut_ptr(), flags) };
+    check(ret, || format!("open_by_handle_at({raw}, type {handle_type}, {handle:02x?}, {flags:#o})"))
+        .map(owned)
+}
+
+/// `ioctl(2)` whose answer is a new descriptor and whose argument is not used
+/// (`SIOCUNIXFILE`, `SIOCGSKNS`, `NS_GET_*`).
+pub fn ioctl_fd(fd: BorrowedFd<'_>, request: u64) -> Result<OwnedFd> {
+    let raw = fd.as_raw_fd();
+    // SAFETY: requests of this kind take no argument (contract of this wrapper).
+    let ret = unsafe { libc::ioctl(raw, request as libc::Ioctl, 0usize) };
+    check(ret.into(), || format!("ioctl({raw}, {request:#x})")).map(owned)
+}
+
+/// `linkat(fd, "", dir, name, AT_EMPTY_PATH)`: gives an open file another name.
+/// `ENOENT` when it has no link left (save for `O_TMPFILE`). Needs CAP_DAC_READ_SEARCH.
+pub fn link_fd(fd: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+    let (raw, at) = (fd.as_raw_fd(), dir.as_raw_fd());
+    let c = std::ffi::CString::new(name)
+        .map_err(|_| Error::new("linkat(name with NUL)", libc::EINVAL))?;
+    // SAFETY: both strings are NUL-terminated and outlive the call.
+    let ret =
+        unsafe { libc::linkat(raw, c"".as_ptr(), at, c.as_ptr(), libc::AT_EMPTY_PATH) };
+    check(ret.into(), || format!("linkat({raw}, \"\", {at}, {c:?}, AT_EMPTY_PATH)")).map(|_| ())
+}

@@ -1,0 +1,77 @@
+//! Sockets: messages with descriptors attached.
+
+use crate::Result;
+use crate::error::check;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// What [`recv_msg`] got.
+#[derive(Debug, Default)]
+pub struct Message {
+    /// Payload.
+    pub data: Vec<u8>,
+    /// The sender's address (a `sockaddr`), empty when the kernel gave none.
+    pub sender: Vec<u8>,
+    /// Descriptors that came with it (`SCM_RIGHTS`).
+    pub fds: Vec<OwnedFd>,
+    /// (level, type) of other control messages.
+    pub other: Vec<(i32, i32)>,
+    /// `MSG_TRUNC`, `MSG_CTRUNC`, `MSG_EOR`, …
+    pub flags: i32,
+}
+
+/// `recvmsg(2)` of at most `max` bytes, with `MSG_CMSG_CLOEXEC` added to `flags`.
+pub fn recv_msg(fd: BorrowedFd<'_>, max: usize, flags: i32) -> Result<Message> {
+    let raw = fd.as_raw_fd();
+    let mut data = vec![0u8; max];
+    let mut sender = [0u8; 128];
+    // 253 descriptors are 1012 bytes; of u64 so that cmsghdr is aligned.
+    let mut control = [0u64; 512];
+    let mut iov = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
+    // SAFETY: all-zero bytes are a valid msghdr (null pointers, zero lengths).
+    let mut msg: libc::msghdr = unsafe { std::mem::zeroed() };
+    msg.msg_name = sender.as_mut_ptr().cast();
+    msg.msg_namelen = sender.len() as libc::socklen_t;
+    msg.msg_iov = &raw mut iov;
+    msg.msg_iovlen = 1;
+    msg.msg_control = control.as_mut_ptr().cast();
+    msg.msg_controllen = size_of_val(&control);
+    // SAFETY: `msg` describes four buffers that outlive the call.
+    let ret = unsafe { libc::recvmsg(raw, &raw mut msg, flags | libc::MSG_CMSG_CLOEXEC) };
+    let len = check(ret as libc::c_long, || format!("recvmsg({raw}, {max}, {flags:#x})"))?;
+    data.truncate(len as usize);
+    let bytes: Vec<u8> = control.iter().flat_map(|w| w.to_ne_bytes()).collect();
+    let (fds, other) = control_messages(&bytes[..msg.msg_controllen.min(bytes.len())]);
+    Ok(Message {
+        data,
+        sender: sender[..(msg.msg_namelen as usize).min(sender.len())].to_vec(),
+        fds,
+        other,
+        flags: msg.msg_flags,
+    })
+}
+
+fn control_messages(mut bytes: &[u8]) -> (Vec<OwnedFd>, Vec<(i32, i32)>) {
+    const HEAD: usize = 16;
+    let int = |b: &[u8], at: usize| {
+        b.get(at..at + 4).map_or(0, |x| i32::from_ne_bytes([x[0], x[1], x[2], x[3]]))
+    };
+    let (mut fds, mut other) = (Vec::new(), Vec::new());
+    while bytes.len() >= HEAD {
+        let len = int(bytes, 0) as usize;
+        if len < HEAD || len > bytes.len() {
+            break;
+        }
+        let (level, kind) = (int(bytes, 8), int(bytes, 12));
+        if (level, kind) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            for at in (HEAD..len).step_by(4) {
+                // SAFETY: the kernel has just put this descriptor into our table for us, and
+                // each number stands in the control data once.
+                fds.push(unsafe { OwnedFd::from_raw_fd(int(bytes, at) as RawFd) });
+            }
+        } else {
+            other.push((level, kind));
+        }
+        bytes = bytes.get(len.next_multiple_of(8)..).unwrap_or_default();
+    }
+    (fds, other)
+}

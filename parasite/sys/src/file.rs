@@ -40,10 +40,11 @@ pub fn open_by_handle_at(
     }
     // SAFETY: `words` is laid out as a struct file_handle, is as long as its first member says,
     // and outlives the call, which only reads it.
-    let ret =
-        unsafe { libc::syscall(libc::SYS_open_by_handle_at, raw, words.as_mut_ptr(), flags) };
-    check(ret, || format!("open_by_handle_at({raw}, type {handle_type}, {handle:02x?}, {flags:#o})"))
-        .map(owned)
+    let ret = unsafe { libc::syscall(libc::SYS_open_by_handle_at, raw, words.as_mut_ptr(), flags) };
+    check(ret, || {
+        format!("open_by_handle_at({raw}, type {handle_type}, {handle:02x?}, {flags:#o})")
+    })
+    .map(owned)
 }
 
 /// `ioctl(2)` whose answer is a new descriptor and whose argument is not used
@@ -62,7 +63,6 @@ pub fn link_fd(fd: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &[u8]) -> Result<(
     let c = std::ffi::CString::new(name)
         .map_err(|_| Error::new("linkat(name with NUL)", libc::EINVAL))?;
     // SAFETY: both strings are NUL-terminated and outlive the call.
-    let ret =
-        unsafe { libc::linkat(raw, c"".as_ptr(), at, c.as_ptr(), libc::AT_EMPTY_PATH) };
+    let ret = unsafe { libc::linkat(raw, c"".as_ptr(), at, c.as_ptr(), libc::AT_EMPTY_PATH) };
     check(ret.into(), || format!("linkat({raw}, \"\", {at}, {c:?}, AT_EMPTY_PATH)")).map(|_| ())
 }

@@ -1,7 +1,7 @@
 //! `PAGEMAP_SCAN` (6.7): which pages of an address space exist, in one call.
 
-use crate::error::check;
 use crate::Result;
+use crate::error::check;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// Page categories, as in `<linux/fs.h>`.

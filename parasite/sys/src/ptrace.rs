@@ -156,13 +156,9 @@ pub fn pending_signals(pid: i32, shared: bool) -> Result<Vec<[u8; 128]>> {
     loop {
         let mut buf = [[0u8; 128]; BATCH];
         let args = Args { off: out.len() as u64, flags: shared.into(), nr: BATCH as i32 };
-        let n = request(
-            0x4209,
-            "PEEKSIGINFO",
-            pid,
-            &raw const args as u64,
-            buf.as_mut_ptr() as u64,
-        )? as usize;
+        let n =
+            request(0x4209, "PEEKSIGINFO", pid, &raw const args as u64, buf.as_mut_ptr() as u64)?
+                as usize;
         out.extend_from_slice(&buf[..n]);
         if n < BATCH {
             return Ok(out);

@@ -61,9 +61,8 @@ pub unsafe fn fork_with(flags: u64, set_tid: &[i32]) -> Result<Forked> {
 pub fn rlimit(pid: i32, resource: u32) -> Result<(u64, u64)> {
     let mut old = [0u64; 2];
     // SAFETY: no new limit is given; the old one is written to two u64.
-    let ret = unsafe {
-        libc::syscall(libc::SYS_prlimit64, pid, resource, 0usize, old.as_mut_ptr())
-    };
+    let ret =
+        unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, 0usize, old.as_mut_ptr()) };
     check(ret, || format!("prlimit64({pid}, {resource})")).map(|_| (old[0], old[1]))
 }
 
@@ -115,9 +114,8 @@ pub fn sched_attr(tid: i32) -> Result<SchedAttr> {
 pub fn affinity(tid: i32) -> Result<Vec<u8>> {
     let mut mask = vec![0u8; 1024];
     // SAFETY: the kernel writes at most the given length.
-    let ret = unsafe {
-        libc::syscall(libc::SYS_sched_getaffinity, tid, mask.len(), mask.as_mut_ptr())
-    };
+    let ret =
+        unsafe { libc::syscall(libc::SYS_sched_getaffinity, tid, mask.len(), mask.as_mut_ptr()) };
     let n = check(ret, || format!("sched_getaffinity({tid})"))?;
     mask.truncate(n as usize);
     Ok(mask)
@@ -134,9 +132,7 @@ pub fn ioprio(tid: i32) -> Result<i32> {
 pub fn robust_list(tid: i32) -> Result<(u64, u64)> {
     let (mut head, mut len) = (0u64, 0u64);
     // SAFETY: the kernel writes one word to each pointer.
-    let ret = unsafe {
-        libc::syscall(libc::SYS_get_robust_list, tid, &raw mut head, &raw mut len)
-    };
+    let ret = unsafe { libc::syscall(libc::SYS_get_robust_list, tid, &raw mut head, &raw mut len) };
     check(ret, || format!("get_robust_list({tid})")).map(|_| (head, len))
 }
 

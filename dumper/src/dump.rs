@@ -4,6 +4,7 @@ use crate::files::FileTable;
 use crate::stop::Stop;
 use crate::tree::Tree;
 use crate::{Error, Request, Stats, mm, pages};
+use images::Dir;
 use std::collections::HashSet;
 
 /// Everything between "the tree is frozen, its inside state known" and "only small images are
@@ -11,6 +12,7 @@ use std::collections::HashSet;
 pub(crate) fn contents(
     tree: &Tree,
     request: &Request,
+    dir: &Dir,
     stop: Stop,
     stats: &mut Stats,
 ) -> Result<(), Error> {
@@ -28,6 +30,6 @@ pub(crate) fn contents(
         stop.check()?;
         mms.push(mm::collect(task, &mut files, request)?);
     }
-    pages::dump(tree, &mms, request, stop, stats)?;
-    files.finish(request, stats)
+    pages::dump(tree, &mms, request, dir, stop, stats)?;
+    files.finish(request, dir, stats)
 }

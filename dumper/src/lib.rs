@@ -46,9 +46,30 @@ pub enum Error {
     /// A system call.
     #[error(transparent)]
     Sys(#[from] sys::Error),
+    /// An image could not be written.
+    #[error(transparent)]
+    Images(#[from] images::Error),
+    /// An error in the work on one task.
+    #[error("task {pid}: {source}")]
+    Task {
+        /// Its pid, in our namespace.
+        pid: i32,
+        /// What happened.
+        source: Box<Error>,
+    },
+    /// Something that the images cannot hold, or that the request forbids.
+    #[error("{0}")]
+    Refused(String),
     /// A part of the dump that has not been built.
     #[error("not supported yet: {0}")]
-    NotYet(&'static str),
+    NotYet(String),
+}
+
+impl Error {
+    /// Says on which task the work failed.
+    pub(crate) fn on(pid: i32) -> impl FnOnce(Self) -> Self {
+        move |source| Self::Task { pid, source: Box::new(source) }
+    }
 }
 
 /// What a dump measured; also written as `stats-dump`.

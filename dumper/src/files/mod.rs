@@ -2,6 +2,7 @@
 
 use crate::tree::{Task, Tree};
 use crate::{Error, Request, Stats};
+use images::Dir;
 use images::proto::{FdinfoEntry, FsEntry};
 use std::os::fd::OwnedFd;
 
@@ -29,31 +30,31 @@ impl FileTable {
     /// The descriptors of `task`: contents of `fdinfo-<files_id>.img`.
     /// Called once for each `files_id`.
     pub fn collect_fds(&mut self, _task: &Task) -> Result<Vec<FdinfoEntry>, Error> {
-        Err(Error::NotYet("descriptors"))
+        Err(Error::NotYet("descriptors".into()))
     }
 
     /// cwd, root and umask of `task`.
     pub fn collect_fs(&mut self, _task: &Task) -> Result<FsEntry, Error> {
-        Err(Error::NotYet("cwd and root"))
+        Err(Error::NotYet("cwd and root".into()))
     }
 
     /// File id of the executable of `task`.
     pub fn exe(&mut self, _task: &Task) -> Result<u32, Error> {
-        Err(Error::NotYet("executable"))
+        Err(Error::NotYet("executable".into()))
     }
 
     /// File id of a file that `task` maps.
     pub fn mapped(&mut self, _task: &Task, _file: &MappedFile) -> Result<u32, Error> {
-        Err(Error::NotYet("mapped files"))
+        Err(Error::NotYet("mapped files".into()))
     }
 
     /// File id of a memfd (also: shared anonymous memory, named `/dev/zero`) that `task` maps.
     pub fn memfd_mapped(&mut self, _task: &Task, _file: &MappedFile) -> Result<u32, Error> {
-        Err(Error::NotYet("mapped memfds"))
+        Err(Error::NotYet("mapped memfds".into()))
     }
 
     /// Writes `files.img` and the images that go with it.
-    pub fn finish(self, _request: &Request, _stats: &mut Stats) -> Result<(), Error> {
-        Err(Error::NotYet("files"))
+    pub fn finish(self, _request: &Request, _dir: &Dir, _stats: &mut Stats) -> Result<(), Error> {
+        Err(Error::NotYet("files".into()))
     }
 }

@@ -16,5 +16,5 @@ pub struct Mm {
 
 /// Collects the address space of `task`; files that it maps go to `files`.
 pub fn collect(_task: &Task, _files: &mut FileTable, _request: &Request) -> Result<Mm, Error> {
-    Err(Error::NotYet("memory"))
+    Err(Error::NotYet("memory".into()))
 }

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! One subject through all directions: ours to ours, ours to stock, stock to ours.
+
+use super::{Criu, LIMIT, Sandbox, skip, subject, tail};
+use std::path::Path;
+
+/// Who dumps and who restores.
+#[derive(Clone, Debug)]
+pub struct Direction {
+    dump: Criu,
+    restore: Criu,
+}
+
+impl std::fmt::Display for Direction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} -> {}", self.dump.name, self.restore.name)
+    }
+}
+
+/// A subject and what is known of it.
+#[derive(Debug)]
+pub struct Subject {
+    name: &'static str,
+    args: Vec<&'static str>,
+    dump_args: Vec<&'static str>,
+    restore_args: Vec<&'static str>,
+    no_stock_dump: Option<&'static str>,
+    no_stock_restore: Option<&'static str>,
+    prepare: Option<&'static str>,
+    refused: Option<&'static str>,
+}
+
+impl Subject {
+    /// `tests/subjects/NAME.c`
+    pub fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            args: vec![],
+            dump_args: vec![],
+            restore_args: vec![],
+            no_stock_dump: None,
+            no_stock_restore: None,
+            prepare: None,
+            refused: None,
+        }
+    }
+
+    /// Further arguments of the subject, after the directory.
+    pub fn args(mut self, args: &[&'static str]) -> Self {
+        self.args.extend(args);
+        self
+    }
+
+    /// Options of `dump`.
+    pub fn dump_args(mut self, args: &[&'static str]) -> Self {
+        self.dump_args.extend(args);
+        self
+    }
+
+    /// Options of `restore`.
+    pub fn restore_args(mut self, args: &[&'static str]) -> Self {
+        self.restore_args.extend(args);
+        self
+    }
+
+    /// A shell line run in the sandbox before the subject starts.
+    pub fn prepare(mut self, line: &'static str) -> Self {
+        self.prepare = Some(line);
+        self
+    }
+
+    /// Lost by stock: its images cannot carry this state, or its dump refuses it.
+    pub fn lost_by_stock(mut self, why: &'static str) -> Self {
+        self.no_stock_dump = Some(why);
+        self.no_stock_restore = Some(why);
+        self
+    }
+
+    /// Stock refuses to dump this, or forgets it.
+    pub fn stock_cannot_dump(mut self, why: &'static str) -> Self {
+        self.no_stock_dump = Some(why);
+        self
+    }
+
+    /// Stock cannot bring this back from any images.
+    pub fn stock_cannot_restore(mut self, why: &'static str) -> Self {
+        self.no_stock_restore = Some(why);
+        self
+    }
+
+    /// Stock refuses tasks of other users where `prlimit` needs a capability we lack.
+    pub fn other_user(self) -> Self {
+        let can_prlimit = has_capability(24);
+        if can_prlimit {
+            return self;
+        }
+        self.stock_cannot_dump("prlimit of another user's task needs CAP_SYS_RESOURCE, not here")
+    }
+
+    /// Runs all directions. Panics with the logs if one of them loses state.
+    pub fn check(self) {
+        let ours = Criu::ours();
+        let stock = Criu::stock();
+        let mut failures = vec![];
+        let mut ran = 0;
+        for (dump, restore) in directions(&ours, stock.as_ref()) {
+            let direction = Direction { dump, restore };
+            let by_stock = |criu: &Criu| criu.name == "stock" || Criu::ours_is_stock();
+            let cannot = [
+                self.no_stock_dump.filter(|_| by_stock(&direction.dump)),
+                self.no_stock_restore.filter(|_| by_stock(&direction.restore)),
+            ];
+            if let Some(why) = cannot.into_iter().flatten().next() {
+                skip(&format!("{} ({direction})", self.name), why);
+                continue;
+            }
+            match self.one(&direction) {
+                Ok(Outcome::Passed) => ran += 1,
+                Ok(Outcome::Skipped(why)) => return skip(self.name, &why),
+                Err(what) => failures.push(format!("=== {} ({direction}): {what}", self.name)),
+            }
+        }
+        assert!(failures.is_empty(), "{}", failures.join("\n"));
+        assert!(ran > 0 || Criu::ours_is_stock(), "{}: no direction ran", self.name);
+    }
+
+    fn one(&self, direction: &Direction) -> Result<Outcome, String> {
+        let mut sandbox = Sandbox::new(self.name);
+        let done = self.dump_and_restore(&sandbox, direction);
+        if done.is_err() && std::env::var_os("AMBER_KEEP_FAILED").is_some() {
+            sandbox.keep();
+        }
+        done
+    }
+
+    fn dump_and_restore(
+        &self,
+        sandbox: &Sandbox,
+        direction: &Direction,
+    ) -> Result<Outcome, String> {
+        if let Some(line) = self.prepare {
+            sandbox.shell(line);
+        }
+        let dir = sandbox.dir().to_str().expect("utf-8");
+        let mut args = vec![dir];
+        args.extend(&self.args);
+        sandbox.start(&subject(self.name), &args);
+        let heard = sandbox.hear(&["ready", "bad", "skip"], LIMIT).ok_or("never got ready")?;
+        if let Some(why) = heard.strip_prefix("skip: ") {
+            return Ok(Outcome::Skipped(why.to_owned()));
+        }
+        let pid = heard.strip_prefix("ready ").ok_or_else(|| format!("set-up: {heard}"))?;
+
+        let images = sandbox.path("images");
+        std::fs::create_dir(&images).expect("images directory");
+        dump(sandbox, &direction.dump, pid, &images, &self.dump_args)?;
+        sandbox.empty().map_err(|left| format!("after the dump: {left}"))?;
+        let lines = sandbox.said();
+        if lines.len() != 1 {
+            return Err(format!("the subject noticed the dump: {lines:?}"));
+        }
+        restore(sandbox, &direction.restore, &images, &self.restore_args)?;
+        sandbox.go();
+        let logs = || tail(&images.join("dump.log"), 15) + &tail(&images.join("restore.log"), 15);
+        let heard = sandbox
+            .hear(&["ok", "bad", "skip"], LIMIT)
+            .ok_or_else(|| format!("restored, but says nothing\n{}", logs()))?;
+        if heard != "ok" {
+            return Err(format!("{heard}\n{}", logs()));
+        }
+        sandbox.empty().map_err(|left| format!("after the end: {left}"))?;
+        Ok(Outcome::Passed)
+    }
+}
+
+enum Outcome {
+    Passed,
+    Skipped(String),
+}
+
+fn directions(ours: &Criu, stock: Option<&Criu>) -> Vec<(Criu, Criu)> {
+    let mut all = vec![(ours.clone(), ours.clone())];
+    if let Some(stock) = stock.filter(|stock| stock.path != ours.path) {
+        all.push((ours.clone(), stock.clone()));
+        all.push((stock.clone(), ours.clone()));
+    }
+    // AMBER_DIRECTION="stock -> ours" runs only that one.
+    if let Ok(only) = std::env::var("AMBER_DIRECTION") {
+        all.retain(|(dump, restore)| format!("{} -> {}", dump.name, restore.name) == only);
+    }
+    all
+}
+
+/// `criu dump` of the tree of `pid`.
+pub fn dump(
+    sandbox: &Sandbox,
+    criu: &Criu,
+    pid: &str,
+    images: &Path,
+    more: &[&str],
+) -> Result<(), String> {
+    let dir = images.to_str().expect("utf-8");
+    let mut args = vec!["dump", "-v4", "-o", "dump.log", "-D", dir, "-t", pid];
+    args.extend(more);
+    let ended = sandbox.run(&criu.path, &args, "dump.out");
+    if ended.success() {
+        return Ok(());
+    }
+    let logs = tail(&images.join("dump.log"), 25) + &tail(&sandbox.path("dump.out"), 10);
+    Err(format!("dump: {ended:?}\n{logs}"))
+}
+
+/// `criu restore`, detached.
+pub fn restore(sandbox: &Sandbox, criu: &Criu, images: &Path, more: &[&str]) -> Result<(), String> {
+    let dir = images.to_str().expect("utf-8");
+    let mut args = vec!["restore", "-v4", "-o", "restore.log", "-D", dir, "-d"];
+    args.extend(more);
+    let ended = sandbox.run(&criu.path, &args, "restore.out");
+    if ended.success() {
+        return Ok(());
+    }
+    let logs = tail(&images.join("restore.log"), 25) + &tail(&sandbox.path("restore.out"), 10);
+    Err(format!("restore: {ended:?}\n{logs}"))
+}
+
+/// Whether the tests themselves have a capability, by number.
+pub fn has_capability(number: u32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").expect("status");
+    let line = status.lines().find_map(|l| l.strip_prefix("CapEff:")).expect("CapEff");
+    let set = u64::from_str_radix(line.trim(), 16).expect("hex");
+    set >> number & 1 == 1
+}

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Namespaces and a directory for one run, gone with the value.
+
+use super::{LIMIT, tail, tool, wait_for};
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+/// How a command in a sandbox ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// With this exit code.
+    Exit(i32),
+    /// By this signal.
+    Signal(i32),
+    /// It did not, and was killed with the whole sandbox.
+    TimedOut,
+}
+
+impl Ended {
+    /// Exit code 0.
+    pub fn success(self) -> bool {
+        self == Self::Exit(0)
+    }
+
+    /// An error told by exit code: no signal, no panic (101, 134), no hang.
+    pub fn clean_failure(self) -> bool {
+        matches!(self, Self::Exit(code) if code != 0 && code != 101 && code < 128)
+    }
+}
+
+impl From<ExitStatus> for Ended {
+    fn from(status: ExitStatus) -> Self {
+        use std::os::unix::process::ExitStatusExt;
+        status.code().map_or_else(|| Self::Signal(status.signal().unwrap_or(0)), Self::Exit)
+    }
+}
+
+/// Namespaces with an init of their own, and a directory under `/tmp` seen inside and outside.
+#[derive(Debug)]
+pub struct Sandbox {
+    dir: tempfile::TempDir,
+    unshare: Child,
+    init: u32,
+}
+
+impl Sandbox {
+    /// A new empty sandbox. `ipc`: with an ipc namespace of its own too.
+    pub fn new(name: &str) -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix(&format!("amber-{name}-"))
+            .tempdir_in("/tmp")
+            .expect("/tmp");
+        // Subjects change their uid and still write here.
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).expect("chmod");
+        let mut unshare = Command::new("setpriv")
+            .args([
+                "--pdeathsig",
+                "KILL",
+                "unshare",
+                "--pid",
+                "--mount",
+                "--net",
+                "--ipc",
+                "--fork",
+            ])
+            .args(["--mount-proc", "--kill-child"])
+            .arg(tool("init"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("setpriv and unshare of util-linux");
+        let mut up = [0; 3];
+        let heard = unshare.stdout.take().expect("piped").read_exact(&mut up);
+        heard.expect("unshare needs root, or CAP_SYS_ADMIN");
+        let children = format!("/proc/{0}/task/{0}/children", unshare.id());
+        let children = fs::read_to_string(children).expect("children of unshare");
+        let init = children.trim().parse().expect("one child of unshare");
+        Self { dir, unshare, init }
+    }
+
+    /// The directory of this run.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// `name` in the directory of this run.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir().join(name)
+    }
+
+    /// A path as seen from inside, for what is mounted only there.
+    pub fn inside(&self, path: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{path}", self.init))
+    }
+
+    /// A command that will run inside. Output goes to DIR/`log`.
+    pub fn command(&self, program: &Path, log: &str) -> Command {
+        let log = File::create(self.path(log)).expect("log file");
+        let mut command = Command::new("nsenter");
+        command
+            .args(["-t", &self.init.to_string(), "--pid", "--mount", "--net", "--ipc"])
+            // Not nsenter's --wd: that directory would be of the outer mount namespace.
+            .args(["--", "env", "-C"])
+            .args([self.dir(), program])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("log file"))
+            .stderr(log);
+        command
+    }
+
+    /// Runs a command inside to its end.
+    pub fn run(&self, program: &Path, args: &[&str], log: &str) -> Ended {
+        let child = self.command(program, log).args(args).spawn().expect("nsenter");
+        self.wait(child, LIMIT)
+    }
+
+    /// Waits for a command of [`Self::command`]; past the limit the whole sandbox is killed.
+    pub fn wait(&self, mut child: Child, limit: Duration) -> Ended {
+        let ended = wait_for(limit, || child.try_wait().expect("wait"));
+        if let Some(status) = ended {
+            return status.into();
+        }
+        self.kill_all();
+        drop(child.kill());
+        drop(child.wait());
+        Ended::TimedOut
+    }
+
+    /// A shell command inside, its output back.
+    pub fn shell(&self, script: &str) -> String {
+        let out = Command::new("nsenter")
+            .args(["-t", &self.init.to_string(), "--pid", "--mount", "--net", "--ipc"])
+            .args(["--", "env", "-C"])
+            .arg(self.dir())
+            .args(["bash", "-c", script])
+            .stdin(Stdio::null())
+            .output()
+            .expect("nsenter");
+        assert!(out.status.success(), "{script}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    }
+
+    /// Starts a program in a session of its own, in DIR, its standard descriptors
+    /// at `/dev/null`, opened inside: nothing of it belongs to the world outside.
+    pub fn start(&self, program: &Path, args: &[&str]) {
+        // By way of a shell, because what nsenter opened would be of the outer mount namespace.
+        // It also closes what we may have inherited ourselves.
+        let line = r#"for fd in /proc/$$/fd/*; do fd=${fd##*/}; [ "$fd" -lt 3 ] || eval "exec $fd>&-"; done
+            exec setsid --fork "$@" </dev/null >/dev/null 2>&1"#;
+        let mut all = vec!["-c", line, "sh"];
+        let program = program.to_str().expect("utf-8");
+        all.push(program);
+        all.extend(args);
+        let ended = self.run(Path::new("/bin/bash"), &all, "start.log");
+        assert!(
+            ended.success(),
+            "start of {program}: {ended:?} {}",
+            tail(&self.path("start.log"), 20)
+        );
+    }
+
+    /// What the subject has said, line by line.
+    pub fn said(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.path("state")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// Waits until the subject says a line with one of these first words.
+    pub fn hear(&self, words: &[&str], limit: Duration) -> Option<String> {
+        let first = |line: &String| {
+            let word = line.split([' ', ':']).next().unwrap_or_default().to_owned();
+            words.contains(&word.as_str())
+        };
+        wait_for(limit, || self.said().into_iter().find(first))
+    }
+
+    /// Lets the subject go on.
+    pub fn go(&self) {
+        File::create(self.path("go")).expect("DIR/go");
+    }
+
+    /// Pids alive inside, as seen inside, process 1 left out. Zombies count.
+    pub fn pids(&self) -> Vec<u32> {
+        let entries = fs::read_dir(self.inside("/proc")).expect("/proc inside");
+        let names = entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok());
+        let mut pids: Vec<u32> = names.filter(|pid| *pid != 1).collect();
+        pids.sort_unstable();
+        pids
+    }
+
+    /// Whether all is gone but process 1, within the time that reaping needs.
+    pub fn empty(&self) -> Result<(), String> {
+        let gone = wait_for(Duration::from_secs(5), || self.pids().is_empty().then_some(()));
+        gone.ok_or_else(|| {
+            let left = self.pids().into_iter().map(|pid| {
+                let stat = self.inside(&format!("/proc/{pid}/stat"));
+                fs::read_to_string(stat).unwrap_or_default()
+            });
+            format!("processes left: {}", left.collect::<String>())
+        })
+    }
+
+    /// Ends everything inside.
+    pub fn kill_all(&self) {
+        let init = i32::try_from(self.init).expect("pid");
+        _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(init), nix::sys::signal::SIGKILL);
+    }
+
+    /// Keeps the directory, for a look after a failure.
+    pub fn keep(&mut self) {
+        self.dir.disable_cleanup(true);
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        self.kill_all();
+        drop(self.unshare.kill());
+        drop(self.unshare.wait());
+        if std::env::var_os("AMBER_KEEP").is_some() {
+            self.keep();
+        }
+    }
+}

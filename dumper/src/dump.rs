@@ -25,11 +25,12 @@ pub(crate) fn contents(
         }
         let _fs = files.collect_fs(task)?;
     }
+    let mut collector = mm::Collector::new(request)?;
     let mut mms = Vec::new();
     for task in tree.alive() {
         stop.check()?;
-        mms.push(mm::collect(task, &mut files, request)?);
+        mms.push(collector.collect(task, &mut files)?);
     }
-    pages::dump(tree, &mms, request, dir, stop, stats)?;
+    pages::dump(&mms, &files.shmems(), dir, stop, stats)?;
     files.finish(request, dir, stats)
 }

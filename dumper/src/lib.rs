@@ -25,6 +25,14 @@ mod tree;
 pub use hooks::{Action, Hooks, NoHooks};
 pub use request::{FileValidation, Leave, Request};
 
+/// Parsers of what the kernel says, for fuzzing.
+#[doc(hidden)]
+pub mod parse {
+    pub use crate::mm::parse_auxv;
+    pub use crate::mm::smaps::parse as smaps;
+    pub use crate::pages::scan::pagemap;
+}
+
 /// Why a dump failed. The tree runs on as before.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -43,6 +51,12 @@ pub enum Error {
     /// A text of `/proc`.
     #[error(transparent)]
     Proc(#[from] proc::Error),
+    /// An address space.
+    #[error(transparent)]
+    Mm(#[from] mm::Error),
+    /// Contents of memory.
+    #[error(transparent)]
+    Pages(pages::Error),
     /// A system call.
     #[error(transparent)]
     Sys(#[from] sys::Error),
@@ -78,4 +92,13 @@ pub type Stats = images::proto::DumpStatsEntry;
 /// Saves the tree rooted at `request.pid` into `request.images_dir`.
 pub fn dump(_request: &Request, _hooks: &mut dyn Hooks) -> Result<Stats, Error> {
     unimplemented!("lands in the next commits")
+}
+
+impl From<pages::Error> for Error {
+    fn from(e: pages::Error) -> Self {
+        match e {
+            pages::Error::Stopped => Self::Stopped,
+            e => Self::Pages(e),
+        }
+    }
 }

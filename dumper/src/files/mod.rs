@@ -53,6 +53,11 @@ impl FileTable {
         Err(Error::NotYet("mapped memfds".into()))
     }
 
+    /// Memfds, and shared memory without a name: segments whose contents are to be saved.
+    pub fn shmems(&self) -> Vec<crate::pages::Shmem<'_>> {
+        Vec::new()
+    }
+
     /// Writes `files.img` and the images that go with it.
     pub fn finish(self, _request: &Request, _dir: &Dir, _stats: &mut Stats) -> Result<(), Error> {
         Err(Error::NotYet("files".into()))

@@ -1,20 +1,159 @@
-//! Contents of memory.
+//! Contents of memory: `pagemap-PID`, `pagemap-shmem-ID` and the `pages-N` they describe.
+//!
+//! First all pagemaps are laid out, then all contents are moved ([`copy`]).
 
+mod copy;
+pub mod scan;
+pub mod select;
+mod shmem;
+
+pub use shmem::Shmem;
+
+use crate::Stats;
 use crate::mm::Mm;
 use crate::stop::Stop;
-use crate::tree::Tree;
-use crate::{Error, Request, Stats};
+use copy::{Control, Origin, Source};
 use images::Dir;
+use images::pages::{LocalSink, PageFlags, PageImages, PageSet};
+use select::Run;
+use std::fs::File;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
-/// Writes the pages of all tasks (`pagemap-PID.img`, `pages-N.img`).
-/// `mms` holds one [`Mm`] for each of [`Tree::alive`], in that order.
-pub fn dump(
-    _tree: &Tree,
-    _mms: &[Mm],
-    _request: &Request,
-    _dir: &Dir,
-    _stop: Stop,
-    _stats: &mut Stats,
-) -> Result<(), Error> {
-    Err(Error::NotYet("pages".into()))
+/// Why contents could not be saved.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The page tables of a task.
+    #[error("/proc/{pid}/pagemap: {source}")]
+    Pagemap {
+        /// In our pid namespace.
+        pid: i32,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A page that exists and that nobody can read.
+    #[error(
+        "pid {pid}: page at {addr:#x} cannot be read: {source} \
+         (kernels can be told to forbid it: proc_mem.force_override)"
+    )]
+    Unreadable {
+        /// In our pid namespace.
+        pid: i32,
+        /// Where.
+        addr: u64,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A shared segment.
+    #[error("{name}: {source}")]
+    Shmem {
+        /// Which.
+        name: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// An image.
+    #[error(transparent)]
+    Image(#[from] images::Error),
+    /// A system call.
+    #[error(transparent)]
+    Sys(#[from] sys::Error),
+    /// Whoever asked for the dump is gone.
+    #[error("stopped by whoever asked for it")]
+    Stopped,
 }
+
+/// Writes the pages of all tasks and shared segments.
+pub fn dump(
+    mms: &[Mm],
+    shmems: &[Shmem<'_>],
+    dir: &Dir,
+    stop: Stop,
+    stats: &mut Stats,
+) -> Result<(), Error> {
+    let images = PageImages::new(dir.clone());
+    dump_to(&images, mms, shmems, Control { stop, progress: &|_| () }, stats)
+}
+
+/// As [`dump`], into `images`.
+pub fn dump_to(
+    images: &PageImages,
+    mms: &[Mm],
+    shmems: &[Shmem<'_>],
+    control: Control<'_>,
+    stats: &mut Stats,
+) -> Result<(), Error> {
+    let mut work = Work { images, control, stats, sources: Vec::new() };
+    let segments = segments(shmems)?;
+    for (shmem, (file, runs)) in shmems.iter().zip(&segments) {
+        let pages = work.add(PageSet::Shmem(shmem.shmid), Origin::File(file), runs)?;
+        *work.stats.shpages_scanned.get_or_insert(0) += pages;
+        *work.stats.shpages_written.get_or_insert(0) += pages;
+    }
+    for mm in mms {
+        let origin = Origin::Task { pid: mm.pid, mem: OnceLock::new() };
+        let pages = work.add(PageSet::Task(mm.vpid as u32), origin, &mm.pages.runs)?;
+        work.stats.pages_scanned += mm.mapped_pages();
+        work.stats.pages_written += pages;
+    }
+    work.flush()
+}
+
+/// Images that are open at the same time.
+const OPEN_IMAGES: usize = 256;
+
+/// Contents whose way is planned and that have not been moved.
+struct Work<'a> {
+    images: &'a PageImages,
+    control: Control<'a>,
+    stats: &'a mut Stats,
+    sources: Vec<Source<'a>>,
+}
+
+impl<'a> Work<'a> {
+    /// Writes the pagemap of `set` and plans the way of its contents; returns the number of
+    /// pages.
+    fn add(&mut self, set: PageSet, origin: Origin<'a>, runs: &'a [Run]) -> Result<u64, Error> {
+        let begin = Instant::now();
+        let mut sink: LocalSink = self.images.create(set)?;
+        let mut pages = 0;
+        for run in runs {
+            let flags = if run.lazy { PageFlags::LAZY } else { PageFlags::empty() };
+            sink.reserve(run.start, run.pages, flags)?;
+            pages += run.pages;
+        }
+        let image = Arc::clone(sink.file());
+        let name = sink.pages_name().to_owned();
+        sink.close()?;
+        self.sources.push(Source { origin, runs, image, name });
+        self.stats.memdump_time += micros(begin);
+        if self.sources.len() >= OPEN_IMAGES {
+            self.flush()?;
+        }
+        Ok(pages)
+    }
+
+    fn flush(&mut self) -> Result<(), Error> {
+        let begin = Instant::now();
+        copy::copy(&self.sources, self.control)?;
+        self.sources.clear();
+        self.stats.memwrite_time += micros(begin);
+        Ok(())
+    }
+}
+
+fn micros(since: Instant) -> u32 {
+    since.elapsed().as_micros().try_into().unwrap_or(u32::MAX)
+}
+
+fn segments(shmems: &[Shmem<'_>]) -> Result<Vec<(File, Vec<Run>)>, Error> {
+    let one = |shmem: &Shmem<'_>| {
+        let file = shmem.open()?;
+        let runs = shmem.runs(&file)?;
+        Ok((file, runs))
+    };
+    shmems.iter().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,304 @@
+//! Moves page contents into images: workers side by side, each with one buffer, whole pieces
+//! per system call.
+//!
+//! Where each page goes is known before anything moves, so workers need no order among them.
+
+use super::Error;
+use super::select::Run;
+use crate::stop::Stop;
+use images::pages::PAGE_SIZE;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use sys::vm::{self, Span};
+
+/// Bytes moved at a time: small enough to stay in the cache between reading and writing.
+pub const PIECE: usize = 512 << 10;
+/// Spans that one `process_vm_readv` takes (`IOV_MAX`).
+const MAX_SPANS: usize = 1024;
+/// Below this many bytes a second thread costs more than it brings.
+const WORTH_A_THREAD: u64 = 8 << 20;
+
+/// Where contents come from.
+#[derive(Debug)]
+pub enum Origin<'a> {
+    /// Memory of a task.
+    Task {
+        /// In our pid namespace.
+        pid: i32,
+        /// `/proc/PID/mem`, opened when needed.
+        mem: OnceLock<File>,
+    },
+    /// A file: shared memory.
+    File(&'a File),
+}
+
+/// Contents on their way from one origin into one pages image.
+#[derive(Debug)]
+pub struct Source<'a> {
+    /// Where they come from.
+    pub origin: Origin<'a>,
+    /// Which, in the order in which they lie in the image; from its beginning.
+    pub runs: &'a [Run],
+    /// The image.
+    pub image: Arc<File>,
+    /// Its name, for messages.
+    pub name: String,
+}
+
+/// A part of a source that one worker moves at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Piece {
+    source: usize,
+    /// First run, and how many of its pages belong to pieces before.
+    run: usize,
+    skip: u64,
+    /// Offset and length in the image.
+    offset: u64,
+    len: usize,
+}
+
+/// Cuts sources into pieces.
+fn pieces(sources: &[Source<'_>], max: usize) -> Vec<Piece> {
+    let mut out = Vec::new();
+    for (source, s) in sources.iter().enumerate() {
+        let mut piece = Piece { source, run: 0, skip: 0, offset: 0, len: 0 };
+        let mut spans = 0;
+        for (run, r) in s.runs.iter().enumerate() {
+            let mut taken = 0;
+            while taken < r.pages {
+                if piece.len == max || spans == MAX_SPANS {
+                    out.push(piece);
+                    let offset = piece.offset + piece.len as u64;
+                    piece = Piece { source, run, skip: taken, offset, len: 0 };
+                    spans = 0;
+                }
+                let room = (max - piece.len) as u64 / PAGE_SIZE;
+                let pages = room.min(r.pages - taken);
+                piece.len += (pages * PAGE_SIZE) as usize;
+                taken += pages;
+                spans += 1;
+            }
+        }
+        if piece.len > 0 {
+            out.push(piece);
+        }
+    }
+    out
+}
+
+/// What a [`copy`] reports to and obeys.
+#[derive(Clone, Copy)]
+pub struct Control<'a> {
+    /// Says when to give up.
+    pub stop: Stop,
+    /// Is told how many more bytes are in the images.
+    pub progress: &'a (dyn Fn(u64) + Sync),
+}
+
+impl std::fmt::Debug for Control<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Control").field("stop", &self.stop).finish_non_exhaustive()
+    }
+}
+
+/// Moves everything; the first error ends it.
+pub fn copy(sources: &[Source<'_>], control: Control<'_>) -> Result<(), Error> {
+    let pieces = pieces(sources, PIECE);
+    let total: u64 = pieces.iter().map(|p| p.len as u64).sum();
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = cpus.min((total / WORTH_A_THREAD) as usize + 1);
+    let job = Job {
+        sources,
+        pieces,
+        next: AtomicUsize::new(0),
+        failed: AtomicBool::new(false),
+        error: Mutex::new(None),
+        control,
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            // A thread that cannot be made is no reason to fail: this one does the work.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, || job.work());
+        }
+        job.work();
+    });
+    let error = job.error.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    error.map_or(Ok(()), Err)
+}
+
+struct Job<'a> {
+    sources: &'a [Source<'a>],
+    pieces: Vec<Piece>,
+    next: AtomicUsize,
+    failed: AtomicBool,
+    error: Mutex<Option<Error>>,
+    control: Control<'a>,
+}
+
+impl Job<'_> {
+    fn work(&self) {
+        let mut buf = Vec::new();
+        let mut spans = Vec::new();
+        while !self.failed.load(Ordering::Relaxed) {
+            let Some(piece) = self.pieces.get(self.next.fetch_add(1, Ordering::Relaxed)) else {
+                return;
+            };
+            if buf.len() < piece.len {
+                buf.resize(piece.len, 0);
+            }
+            if let Err(e) = self.piece(piece, &mut buf[..piece.len], &mut spans) {
+                self.failed.store(true, Ordering::Relaxed);
+                let slot = self.error.lock();
+                slot.unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(e);
+                return;
+            }
+        }
+    }
+
+    fn piece(&self, p: &Piece, buf: &mut [u8], spans: &mut Vec<Span>) -> Result<(), Error> {
+        if self.control.stop.requested() {
+            return Err(Error::Stopped);
+        }
+        let source = &self.sources[p.source];
+        read(source, p, buf, spans)?;
+        source.image.write_all_at(buf, p.offset).map_err(|error| {
+            Error::Image(images::Error::Io {
+                file: source.name.clone(),
+                call: "pwrite",
+                source: error,
+            })
+        })?;
+        (self.control.progress)(p.len as u64);
+        Ok(())
+    }
+}
+
+/// Reads the contents of a piece.
+fn read(
+    source: &Source<'_>,
+    p: &Piece,
+    buf: &mut [u8],
+    spans: &mut Vec<Span>,
+) -> Result<(), Error> {
+    let mut runs = source.runs[p.run..].iter().copied();
+    let mut skip = p.skip;
+    let mut rest = buf;
+    while !rest.is_empty() {
+        // Runs that are read by the same means go together.
+        spans.clear();
+        let (mut len, mut readable) = (0, true);
+        for r in runs.clone() {
+            if len == rest.len() || (len > 0 && r.readable != readable) {
+                break;
+            }
+            readable = r.readable;
+            let want = ((r.pages - skip) * PAGE_SIZE).min((rest.len() - len) as u64);
+            spans.push(Span { addr: r.start + skip * PAGE_SIZE, len: want });
+            len += want as usize;
+            skip = 0;
+        }
+        let (now, later) = std::mem::take(&mut rest).split_at_mut(len);
+        for _ in 0..spans.len() {
+            runs.next();
+        }
+        match &source.origin {
+            Origin::Task { pid, mem } if readable => read_task(*pid, mem, spans, now)?,
+            Origin::Task { pid, mem } => {
+                let mut now = now;
+                for span in spans.iter() {
+                    let (one, others) = std::mem::take(&mut now).split_at_mut(span.len as usize);
+                    read_mem(*pid, mem, span.addr, one)?;
+                    now = others;
+                }
+            }
+            Origin::File(file) => read_file(file, &source.name, spans, now)?,
+        }
+        rest = later;
+    }
+    Ok(())
+}
+
+/// `process_vm_readv`, and `/proc/PID/mem` for pages that it does not read.
+fn read_task(
+    pid: i32,
+    mem: &OnceLock<File>,
+    spans: &mut [Span],
+    mut buf: &mut [u8],
+) -> Result<(), Error> {
+    let mut spans = spans;
+    loop {
+        let got = match vm::read_spans(pid, spans, buf) {
+            Ok(n) if n == buf.len() => return Ok(()),
+            Ok(n) => n,
+            Err(e) if e.errno() == libc::EFAULT => 0,
+            Err(e) => return Err(e.into()),
+        };
+        buf = &mut buf[got..];
+        let mut done = got as u64;
+        while done > 0 {
+            let step = done.min(spans[0].len);
+            advance(&mut spans, step);
+            done -= step;
+        }
+        // One page by the other means, then on as before.
+        let (page, others) = buf.split_at_mut(PAGE_SIZE as usize);
+        read_mem(pid, mem, spans[0].addr, page)?;
+        buf = others;
+        advance(&mut spans, PAGE_SIZE);
+        if buf.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+/// Takes `len` bytes from the first span, which is at least as long.
+fn advance(spans: &mut &mut [Span], len: u64) {
+    let first = &mut spans[0];
+    first.addr += len;
+    first.len -= len;
+    if first.len == 0 {
+        let all = std::mem::take(spans);
+        *spans = &mut all[1..];
+    }
+}
+
+fn read_mem(pid: i32, mem: &OnceLock<File>, addr: u64, buf: &mut [u8]) -> Result<(), Error> {
+    let failed = |source| Error::Unreadable { pid, addr, source };
+    let file = match mem.get() {
+        Some(file) => file,
+        None => {
+            let file = File::open(format!("/proc/{pid}/mem")).map_err(failed)?;
+            mem.get_or_init(|| file)
+        }
+    };
+    file.read_exact_at(buf, addr).map_err(failed)
+}
+
+fn read_file(file: &File, name: &str, spans: &[Span], mut buf: &mut [u8]) -> Result<(), Error> {
+    for span in spans {
+        let (mut one, others) = buf.split_at_mut(span.len as usize);
+        let mut at = span.addr;
+        while !one.is_empty() {
+            match file.read_at(one, at) {
+                // The last page of a file whose size is not whole pages.
+                Ok(0) => {
+                    one.fill(0);
+                    break;
+                }
+                Ok(n) => {
+                    one = &mut one[n..];
+                    at += n as u64;
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(Error::Shmem { name: name.to_owned(), source }),
+            }
+        }
+        buf = others;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

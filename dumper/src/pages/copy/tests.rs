@@ -1,0 +1,55 @@
+use super::*;
+
+fn source(runs: &[Run]) -> Source<'_> {
+    Source {
+        origin: Origin::Task { pid: 0, mem: OnceLock::new() },
+        runs,
+        image: Arc::new(File::open("/dev/null").unwrap()),
+        name: "pages-1.img".into(),
+    }
+}
+
+fn run(start: u64, pages: u64) -> Run {
+    Run { start: start * PAGE_SIZE, pages, lazy: false, readable: true }
+}
+
+#[test]
+fn pieces_cover_all_pages_once() {
+    let one: Vec<Run> = vec![run(0, 3), run(10, 1), run(20, 9)];
+    let many: Vec<Run> = (0..3000).map(|n| run(n * 2, 1)).collect();
+    let none: Vec<Run> = Vec::new();
+    let sources = [source(&one), source(&none), source(&many)];
+    let page = PAGE_SIZE as usize;
+    let got = pieces(&sources, 4 * page);
+    let first: Vec<_> =
+        got.iter().filter(|p| p.source == 0).map(|p| (p.run, p.skip, p.offset, p.len)).collect();
+    let off = |n: u64| n * PAGE_SIZE;
+    assert_eq!(
+        first,
+        [
+            (0, 0, 0, 4 * page),
+            (2, 0, off(4), 4 * page),
+            (2, 4, off(8), 4 * page),
+            (2, 8, off(12), page)
+        ]
+    );
+    let wide = pieces(&sources, 1 << 30);
+    let spans: Vec<_> = wide.iter().filter(|p| p.source == 2).map(|p| p.len / page).collect();
+    assert_eq!(spans, [1024, 1024, 952], "no more spans than a call takes");
+}
+
+#[test]
+fn a_full_disk_is_told_with_the_name_of_the_image() {
+    let memory = vec![7u8; 2 * PAGE_SIZE as usize];
+    let start = (memory.as_ptr() as u64).next_multiple_of(PAGE_SIZE);
+    let runs = [Run { start, pages: 1, lazy: false, readable: true }];
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let sources = [Source {
+        origin: Origin::Task { pid: std::process::id() as i32, mem: OnceLock::new() },
+        image: Arc::new(full),
+        ..source(&runs)
+    }];
+    let control = Control { stop: Stop::watching_parent(), progress: &|_| () };
+    let error = copy(&sources, control).unwrap_err();
+    assert_eq!(error.to_string(), "pages-1.img: pwrite: No space left on device (os error 28)");
+}

@@ -1,0 +1,205 @@
+//! Finds the pages of a task that exist: `PAGEMAP_SCAN` (6.7) in one walk over the whole
+//! address space, the `pagemap` file area by area on older kernels.
+
+use super::Error;
+use super::select::{Area, Selection, Selector};
+use crate::mm::kind::Content;
+use images::pages::PAGE_SIZE;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::sync::OnceLock;
+use sys::pagemap::{PageRegion, Query, category};
+
+/// How to look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Method {
+    /// `PAGEMAP_SCAN`, or the file where the kernel does not have it.
+    #[default]
+    Best,
+    /// The file, always.
+    File,
+}
+
+/// Regions asked for at a time.
+const REGIONS: usize = 4096;
+/// Pages whose entries are read at a time.
+const WINDOW: usize = 1 << 17;
+
+/// Looks at address spaces, one after the other.
+#[derive(Debug, Default)]
+pub struct Scanner {
+    method: Method,
+    /// The kernel knows no `PAGE_IS_GUARD`.
+    no_guard: bool,
+    regions: Vec<PageRegion>,
+    window: Vec<u8>,
+}
+
+impl Scanner {
+    /// A scanner that looks like this.
+    pub fn new(method: Method) -> Self {
+        Self { method, ..Self::default() }
+    }
+
+    /// Which pages of `pid` are saved; `areas` ascend.
+    pub fn scan(&mut self, pid: i32, areas: &[Area]) -> Result<Selection, Error> {
+        let open = |source| Error::Pagemap { pid, source };
+        let pagemap = File::open(format!("/proc/{pid}/pagemap")).map_err(open)?;
+        if self.method == Method::Best {
+            match self.by_ioctl(&pagemap, areas) {
+                Ok(selection) => return Ok(selection),
+                Err(e) if e.errno() == libc::ENOTTY => self.method = Method::File,
+                Err(e) => return Err(e.into()),
+            }
+        }
+        self.by_file(&pagemap, areas).map_err(open)
+    }
+
+    fn by_ioctl(&mut self, pagemap: &File, areas: &[Area]) -> sys::Result<Selection> {
+        let (Some(first), Some(last)) = (areas.first(), areas.last()) else {
+            return Ok(Selection::default());
+        };
+        self.regions.resize(REGIONS, PageRegion::default());
+        let mut selector = Selector::new(areas);
+        let mut query = Query {
+            start: first.start,
+            end: last.end,
+            flags: 0,
+            // Pages of files and the zero page are nobody's own.
+            inverted: category::FILE | category::PFNZERO,
+            mask: category::FILE | category::PFNZERO,
+            anyof: category::PRESENT | category::SWAPPED,
+            report: if self.no_guard { 0 } else { category::GUARD },
+        };
+        while query.start < query.end {
+            let found = sys::pagemap::scan(pagemap.as_fd(), &query, &mut self.regions);
+            let (n, walked) = match found {
+                Err(e) if e.errno() == libc::EINVAL && query.report != 0 => {
+                    self.no_guard = true;
+                    query.report = 0;
+                    continue;
+                }
+                other => other?,
+            };
+            for region in &self.regions[..n] {
+                if region.categories & category::GUARD != 0 {
+                    selector.guard(region.start, region.end);
+                } else {
+                    selector.pages(region.start, region.end);
+                }
+            }
+            if walked <= query.start {
+                let call = format_args!("ioctl(PAGEMAP_SCAN): stuck at {walked:#x}");
+                return Err(sys::Error::new(call, libc::EIO));
+            }
+            query.start = walked;
+        }
+        Ok(selector.finish())
+    }
+
+    fn by_file(&mut self, pagemap: &File, areas: &[Area]) -> std::io::Result<Selection> {
+        self.window.resize(WINDOW * 8, 0);
+        let zero = zero_pfn();
+        let mut selector = Selector::new(areas);
+        for area in areas {
+            if !area.populated || !matches!(area.content, Content::Private { .. }) {
+                continue;
+            }
+            let mut at = area.start;
+            while at < area.end {
+                let pages = ((area.end - at) / PAGE_SIZE).min(WINDOW as u64);
+                let window = &mut self.window[..pages as usize * 8];
+                pagemap.read_exact_at(window, at / PAGE_SIZE * 8)?;
+                entries(window, at, zero, &mut selector);
+                at += pages * PAGE_SIZE;
+            }
+        }
+        Ok(selector.finish())
+    }
+}
+
+/// What one entry of the `pagemap` file says of its page.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Page {
+    Skip,
+    Take,
+    Guard,
+}
+
+fn judge(entry: u64, zero: Option<u64>) -> Page {
+    const PRESENT: u64 = 1 << 63;
+    const SWAPPED: u64 = 1 << 62;
+    const FILE: u64 = 1 << 61;
+    const GUARD: u64 = 1 << 58;
+    const PFN: u64 = (1 << 55) - 1;
+    let there = entry & (PRESENT | SWAPPED) != 0;
+    let zero = entry & PRESENT != 0 && Some(entry & PFN) == zero;
+    // A guard page has the swap bit set too.
+    if entry & (PRESENT | GUARD) == GUARD {
+        Page::Guard
+    } else if !there || entry & FILE != 0 || zero {
+        Page::Skip
+    } else {
+        Page::Take
+    }
+}
+
+/// Feeds entries of the `pagemap` file, for pages from `start` on, to `selector`.
+pub fn entries(window: &[u8], start: u64, zero: Option<u64>, selector: &mut Selector<'_>) {
+    let mut from = (start, Page::Skip);
+    let mut at = start;
+    let mut put = |(start, page), end| match page {
+        Page::Take => selector.pages(start, end),
+        Page::Guard => selector.guard(start, end),
+        Page::Skip => {}
+    };
+    for entry in window.as_chunks::<8>().0 {
+        let page = judge(u64::from_ne_bytes(*entry), zero);
+        if page != from.1 {
+            put(from, at);
+            from = (at, page);
+        }
+        at += PAGE_SIZE;
+    }
+    put(from, at);
+}
+
+/// Reads a piece of a `pagemap` file as if it were of one private mapping at `start`.
+pub fn pagemap(window: &[u8], start: u64) -> Vec<(u64, u64)> {
+    let start = start % (1 << 47) / PAGE_SIZE * PAGE_SIZE;
+    let area = Area {
+        start,
+        end: start + (window.len() / 8) as u64 * PAGE_SIZE,
+        content: Content::Private { lazy: true },
+        readable: true,
+        populated: true,
+    };
+    let areas = [area];
+    let mut selector = Selector::new(&areas);
+    entries(window, start, None, &mut selector);
+    selector.finish().runs.iter().map(|r| (r.start, r.end())).collect()
+}
+
+/// Number of the page frame that stands for all untouched anonymous memory; `None` when the
+/// kernel does not let us see page frame numbers.
+fn zero_pfn() -> Option<u64> {
+    static PFN: OnceLock<Option<u64>> = OnceLock::new();
+    *PFN.get_or_init(|| {
+        // Fresh from mmap, so that reading maps the zero page: twice the same frame.
+        let fresh = vec![0u8; 1 << 20];
+        let file = File::open("/proc/self/pagemap").ok()?;
+        let frame = |byte: &u8| {
+            std::hint::black_box(*byte);
+            let page = std::ptr::from_ref(byte) as u64 / PAGE_SIZE;
+            let mut entry = [0; 8];
+            file.read_exact_at(&mut entry, page * 8).ok()?;
+            Some(u64::from_ne_bytes(entry) & ((1 << 55) - 1))
+        };
+        let (one, two) = (frame(&fresh[1 << 18])?, frame(&fresh[1 << 19])?);
+        (one != 0 && one == two).then_some(one)
+    })
+}
+
+#[cfg(test)]
+mod tests;

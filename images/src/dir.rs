@@ -11,7 +11,7 @@ use std::sync::Arc;
 use nix::dir::Dir as Listing;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
-use nix::sys::stat::{Mode, fstatat};
+use nix::sys::stat::{Mode, SFlag, fstatat};
 use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
 use prost::{Message, Name};
 
@@ -34,20 +34,16 @@ impl Dir {
     /// Opens a directory by its path.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        Self::open_at(nix::fcntl::AT_FDCWD, path, path)
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let fd = openat(nix::fcntl::AT_FDCWD, path, flags, Mode::empty())
+            .map_err(Error::io(&path.to_string_lossy(), "open"))?;
+        Ok(Self::from_fd(fd, path))
     }
 
     /// Takes a directory that is open already; `path` is only for messages.
     #[must_use]
     pub fn from_fd(fd: OwnedFd, path: impl Into<PathBuf>) -> Self {
         Self { fd: Arc::new(fd), path: path.into() }
-    }
-
-    fn open_at(at: BorrowedFd<'_>, name: &Path, path: &Path) -> Result<Self> {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let fd = openat(at, name, flags, Mode::empty())
-            .map_err(Error::io(&path.to_string_lossy(), "open"))?;
-        Ok(Self::from_fd(fd, path))
     }
 
     /// Path by which it was opened, for messages.
@@ -147,6 +143,22 @@ impl Dir {
         self.open_file(&image.file_name())
     }
 
+    /// Length of an image, which has to be a regular file; `None` if there is none.
+    pub fn len_bytes(&self, image: Image) -> Result<Option<u64>> {
+        let name = image.file_name();
+        match fstatat(&*self.fd, name.as_str(), AtFlags::empty()) {
+            Ok(stat)
+                if SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits())
+                    != SFlag::S_IFREG =>
+            {
+                Err(Error::invalid(name, "not a regular file"))
+            }
+            Ok(stat) => Ok(Some(u64::try_from(stat.st_size).unwrap_or(0))),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(Error::io(&name, "stat")(errno)),
+        }
+    }
+
     /// Creates an image without framing.
     pub fn create_raw(&self, image: Image) -> Result<File> {
         self.create_file(&image.file_name())
@@ -176,7 +188,14 @@ impl Dir {
             Err(Errno::ENOENT) => return Ok(None),
             Err(errno) => return Err(Error::io(PARENT, "readlink")(errno)),
         };
-        Self::open_at(self.as_fd(), Path::new(PARENT), &self.path.join(target)).map(Some)
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let path = self.path.join(target);
+        match openat(&*self.fd, PARENT, flags, Mode::empty()) {
+            Ok(fd) => Ok(Some(Self::from_fd(fd, path))),
+            // A chain that was moved away matters only if a page is looked for in it.
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(Error::io(&path.to_string_lossy(), "open")(errno)),
+        }
     }
 
     /// Makes `target`, relative to this directory, the parent; replaces an older link.

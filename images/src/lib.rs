@@ -1,11 +1,13 @@
 //! CRIU image files: what a checkpoint is, at rest and in transit.
 //!
 //! A [`Dir`] holds images; [`Image`] names one of them and knows how it is framed; [`Writer`] and
-//! [`Reader`] move the messages of [`proto`] in and out. Memory lives in [`pages`].
+//! [`Reader`] move the messages of [`proto`] in and out. Memory lives in [`pages`], and
+//! [`Checkpoint`] is all of it, checked.
 //!
 //! Nothing here opens anything but the directory it was given (and its `parent`s).
 #![forbid(unsafe_code)]
 
+pub mod checkpoint;
 mod dir;
 mod error;
 mod kind;
@@ -14,6 +16,7 @@ mod reader;
 mod required;
 mod writer;
 
+pub use checkpoint::{Checkpoint, Options};
 pub use dir::{Dir, PARENT};
 pub use error::{Error, Result};
 pub use kind::{COMMON_MAGIC, Creation, Framing, Head, Image, KINDS, Kind, SERVICE_MAGIC, Status};

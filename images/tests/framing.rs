@@ -1,4 +1,5 @@
 //! Images as files: framing, lazily made ones, damaged ones.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use images::proto::{FdinfoEntry, InventoryEntry, PipeDataEntry, PstreeEntry, SeccompEntry};
 use images::{COMMON_MAGIC, Dir, Error, Image, Reader, Version};

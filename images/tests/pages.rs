@@ -1,4 +1,5 @@
 //! Pagemaps and pages images, in one directory and in chains.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::io::IoSlice;
 use std::path::Path;

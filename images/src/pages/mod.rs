@@ -15,7 +15,7 @@ mod source;
 
 pub use pagemap::{PageRange, PagemapReader, PagemapWriter};
 pub use sink::{LocalSink, PageImages, PageSink};
-pub use source::{Chain, MAX_LAYERS, Origin, PageSource, Segment};
+pub use source::{Chain, MAX_LAYERS, Origin, PageSource, PagesFile, Segment};
 
 use crate::Image;
 

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::pages::{PAGE_SIZE, PageFlags, PageRange, PageSet, PagemapReader};
 use crate::{Dir, Error, Image, Result};
@@ -126,15 +126,29 @@ impl Segment {
     }
 }
 
-/// A pages image, open for reading.
+/// A pages image. It is opened when it is first needed: a checkpoint of thousands of tasks has
+/// more of them than a process may have descriptors.
 #[derive(Debug)]
 pub struct PagesFile {
     /// Layer it is in; 0 is the newest.
     pub layer: usize,
+    /// Directory it is in.
+    pub dir: Dir,
     /// Which one.
     pub image: Image,
-    /// The file.
-    pub file: File,
+    file: OnceLock<File>,
+}
+
+impl PagesFile {
+    /// The file, open for reading.
+    pub fn open(&self) -> Result<&File> {
+        if let Some(file) = self.file.get() {
+            return Ok(file);
+        }
+        let file = self.dir.open_raw(self.image)?;
+        let file = file.ok_or_else(|| Error::Absent { file: self.image.file_name() })?;
+        Ok(self.file.get_or_init(|| file))
+    }
 }
 
 /// The memory of one task or shared segment.
@@ -185,8 +199,9 @@ impl PageSource {
             let reason = format!("page {:#x} is not in the images", segment.vaddr);
             return Err(Error::invalid(name, reason));
         };
-        let PagesFile { image, file, .. } = &self.files[file];
-        file.read_exact_at(buf, offset).map_err(|e| Error::io(&image.file_name(), "pread")(e))
+        let file = &self.files[file];
+        let read = file.open()?.read_exact_at(buf, offset);
+        read.map_err(|e| Error::io(&file.image.file_name(), "pread")(e))
     }
 
     /// Reads memory at `vaddr`; pages that were never touched read as zeroes.
@@ -210,7 +225,7 @@ impl PageSource {
         Ok(())
     }
 
-    /// Reads the pagemap of one layer and opens its pages image.
+    /// Reads the pagemap of one layer and finds its pages image.
     fn layer(
         &mut self,
         dir: &Dir,
@@ -242,25 +257,21 @@ impl PageSource {
         }
         if offset > 0 {
             let image = Image::Pages(pagemap.pages_id());
-            self.files.push(open_pages(dir, layer, image, offset)?);
+            self.files.push(find_pages(dir, layer, image, offset)?);
         }
         Ok(Some((pagemap.file_name().to_owned(), segments)))
     }
 }
 
-/// Opens a pages image that has to have `want` bytes.
-fn open_pages(dir: &Dir, layer: usize, image: Image, want: u64) -> Result<PagesFile> {
+/// Finds a pages image, which has to have `want` bytes.
+fn find_pages(dir: &Dir, layer: usize, image: Image, want: u64) -> Result<PagesFile> {
     let name = image.file_name();
-    let file = dir.open_raw(image)?.ok_or_else(|| Error::Absent { file: name.clone() })?;
-    let meta = file.metadata().map_err(Error::io(&name, "stat"))?;
-    if !meta.is_file() {
-        return Err(Error::invalid(name, "not a regular file"));
-    }
-    if meta.len() < want {
-        let (what, got) = ("contents from page", meta.len());
+    let got = dir.len_bytes(image)?.ok_or_else(|| Error::Absent { file: name.clone() })?;
+    if got < want {
+        let what = "contents from page";
         return Err(Error::Truncated { file: name, what, index: 0, got, want });
     }
-    Ok(PagesFile { layer, image, file })
+    Ok(PagesFile { layer, dir: dir.clone(), image, file: OnceLock::new() })
 }
 
 /// Replaces the PARENT segments of `top` by what `below` has for them; fails with the first part

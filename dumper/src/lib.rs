@@ -11,6 +11,7 @@
 #![allow(unreachable_pub, reason = "modules are private: `pub` there means the whole crate")]
 #![allow(dead_code, reason = "the phases land one after the other")]
 
+pub mod cpuinfo;
 mod dump;
 mod files;
 mod hooks;

@@ -4,7 +4,7 @@ use crate::error::check;
 use crate::{Error, Result};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-fn owned(fd: libc::c_long) -> OwnedFd {
+pub(crate) fn owned(fd: libc::c_long) -> OwnedFd {
     // SAFETY: the callers pass a descriptor which the kernel has just made for us, so it is
     // open and nobody else owns it.
     unsafe { OwnedFd::from_raw_fd(fd as RawFd) }

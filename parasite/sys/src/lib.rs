@@ -9,6 +9,8 @@
 pub mod raw;
 
 #[cfg(feature = "std")]
+pub mod cpuid;
+#[cfg(feature = "std")]
 mod error;
 #[cfg(feature = "std")]
 pub mod fd;
@@ -16,6 +18,8 @@ pub mod fd;
 pub mod file;
 #[cfg(feature = "std")]
 pub mod pagemap;
+#[cfg(feature = "std")]
+pub mod probe;
 #[cfg(feature = "std")]
 pub mod ptrace;
 #[cfg(feature = "std")]

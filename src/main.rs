@@ -1,2 +1,253 @@
-//! criu
-fn main() {}
+//! `criu`: checkpoint and restore of process trees.
+//!
+//! This package is the only code that knows command lines, config files, logs, scripts and exit
+//! codes: options become a [`dumper::Request`] or a [`restorer::Request`] (see [`request`]), and
+//! the engines know nothing else.
+#![forbid(unsafe_code)]
+
+mod cli;
+mod config;
+mod hooks;
+mod log;
+mod options;
+mod progress;
+mod request;
+mod run;
+mod stats;
+mod usage;
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+
+use crate::cli::{Malformed, Parsed};
+use crate::options::Raw;
+use crate::request::{Command, Dirs};
+
+/// The CRIU whose command line and images these are: clients look at it to know what works.
+const CRIU_VERSION: &str = "4.2";
+
+/// What everything that goes wrong ends with, unless CRIU has another code for it.
+const FAILURE: u8 = 1;
+
+/// What CRIU's -1 is to a shell.
+const DEPRECATED: u8 = 255;
+
+fn main() -> ExitCode {
+    log::start();
+    let mut args = std::env::args_os();
+    let name = args.next().unwrap_or_else(|| "criu".into());
+    let code = real_main(&name, args.collect());
+    log::close();
+    ExitCode::from(code)
+}
+
+fn real_main(name: &OsStr, args: Vec<OsString>) -> u8 {
+    match plan(name, args) {
+        Ok(Plan::Done(code)) => code,
+        Ok(Plan::Run { command, raw, operands }) => prepare(command, &raw, &operands)
+            .unwrap_or_else(|e| {
+                report(&e);
+                FAILURE
+            }),
+        Err(e) => {
+            report(&e);
+            FAILURE
+        }
+    }
+}
+
+/// Logs an error with all its causes, and the usage text before it where CRIU shows that.
+fn report(e: &anyhow::Error) {
+    if let Some(request::Error::Usage(_)) = e.downcast_ref() {
+        print!("{}", usage::short());
+    }
+    ::log::error!("{e:#}");
+}
+
+/// What a command line comes down to.
+enum Plan {
+    /// Nothing more to do.
+    Done(u8),
+    /// A command, its options, and what followed it.
+    Run { command: Command, raw: Box<Raw>, operands: Vec<OsString> },
+}
+
+fn plan(name: &OsStr, args: Vec<OsString>) -> anyhow::Result<Plan> {
+    let parsed = match cli::parse(args) {
+        Ok(parsed) => parsed,
+        Err(e) => return Ok(Plan::Done(malformed(name, &e))),
+    };
+    if parsed.has("help") {
+        print!("{}", usage::full());
+        return Ok(Plan::Done(0));
+    }
+    let raw = match config::gather(&parsed) {
+        Ok(raw) => raw,
+        Err(config::Error::Malformed(e)) => return Ok(Plan::Done(malformed(name, &e))),
+        Err(config::Error::BadValue(e)) if e.usage => {
+            return Err(request::Error::Usage(e.text).into());
+        }
+        Err(e) => return Err(e.into()),
+    };
+    log::set_verbosity(raw.verbosity);
+    if raw.help {
+        print!("{}", usage::full());
+        return Ok(Plan::Done(0));
+    }
+    if raw.version {
+        println!("Version: {CRIU_VERSION}");
+        return Ok(Plan::Done(0));
+    }
+    command(parsed, raw)
+}
+
+/// getopt writes its complaints itself, wherever the log goes.
+fn malformed(name: &OsStr, e: &Malformed) -> u8 {
+    let name = Path::new(name).file_name().unwrap_or(name);
+    eprintln!("{}: {e}", name.display());
+    print!("{}", usage::short());
+    FAILURE
+}
+
+/// Finds the command among the operands.
+fn command(parsed: Parsed, raw: Raw) -> anyhow::Result<Plan> {
+    let usage = |text: String| anyhow::Error::from(request::Error::Usage(text));
+    let mut operands = parsed.operands.into_iter();
+    let Some(word) = operands.next() else {
+        print!("{}", usage::short());
+        return Ok(Plan::Done(FAILURE));
+    };
+    let word = word.to_string_lossy().into_owned();
+    let command = if word == "cpuinfo" {
+        match operands.next().as_deref().map(OsStr::to_string_lossy).as_deref() {
+            Some("dump") => Command::CpuinfoDump,
+            Some("check") => Command::CpuinfoCheck,
+            Some(other) => return Err(usage(format!("unknown cpuinfo sub-command: {other}"))),
+            None => return Err(usage("cpuinfo requires an action: dump or check".into())),
+        }
+    } else {
+        Command::named(&word).ok_or_else(|| usage(format!("unknown command: {word}")))?
+    };
+    let operands: Vec<_> = operands.collect();
+    if command == Command::Swrk && operands.is_empty() {
+        eprintln!("Usage: criu swrk <fd>");
+        return Ok(Plan::Done(FAILURE));
+    }
+    if command == Command::Restore && raw.exec_cmd {
+        if operands.is_empty() {
+            return Err(usage("--exec-cmd requires a command".into()));
+        }
+    } else if command != Command::Swrk && !operands.is_empty() {
+        return Err(usage(format!("excessive parameter for command {word}")));
+    }
+    Ok(Plan::Run { command, raw: Box::new(raw), operands })
+}
+
+/// Opens the directories and the log, and runs the command.
+fn prepare(command: Command, raw: &Raw, operands: &[OsString]) -> anyhow::Result<u8> {
+    if let Some(refusal) = privileges(raw) {
+        return Ok(refusal);
+    }
+    for fd in &raw.close {
+        // As CRIU: a descriptor that is not open is no reason to complain.
+        let _ = u32::try_from(*fd).map(|fd| sys::fd::close_range(fd, fd));
+    }
+    match command {
+        Command::Exec => {
+            ::log::error!("The \"exec\" action is deprecated by the Compel library.");
+            return Ok(DEPRECATED);
+        }
+        Command::Show => {
+            ::log::error!("The \"show\" action is deprecated by the CRIT utility.");
+            ::log::error!("To view an image use the \"crit decode -i $name --pretty\" command.");
+            return Ok(DEPRECATED);
+        }
+        _ => {}
+    }
+    request::validate(command, raw)?;
+    let (images, dirs) = enter(raw)?;
+    log::open(raw.log_file.as_deref()).with_context(|| {
+        format!(
+            "Can't create log file {}",
+            raw.log_file.as_deref().unwrap_or(Path::new("")).display()
+        )
+    })?;
+    greet();
+    if raw.leave_stopped && raw.detached && raw.shell_job && command == Command::Restore {
+        ::log::warn!("Stopped and detached shell job will get SIGHUP from OS.");
+    }
+    request::refuse_unbuilt(command, raw)?;
+    run::run(command, raw, &run::Place { images, dirs }, operands)
+}
+
+/// Tells those who cannot have the rights, as CRIU does.
+fn privileges(raw: &Raw) -> Option<u8> {
+    if nix::unistd::geteuid().is_root() {
+        return None;
+    }
+    const CAP_SYS_ADMIN: u64 = 1 << 21;
+    const CAP_CHECKPOINT_RESTORE: u64 = 1 << 40;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let held = status
+        .lines()
+        .find_map(|l| l.strip_prefix("CapEff:"))
+        .and_then(|caps| u64::from_str_radix(caps.trim(), 16).ok())
+        .unwrap_or(0);
+    if held & (CAP_SYS_ADMIN | CAP_CHECKPOINT_RESTORE) == 0 {
+        println!(
+            "CRIU needs to have the CAP_SYS_ADMIN or the CAP_CHECKPOINT_RESTORE capability: \n\
+             setcap cap_checkpoint_restore+eip criu"
+        );
+        return Some(FAILURE);
+    }
+    if !raw.unprivileged {
+        println!("Running as non-root requires '--unprivileged'");
+        println!("Please consult the documentation for limitations when running as non-root");
+        return Some(FAILURE);
+    }
+    None
+}
+
+/// Opens the images directory and changes to the work directory.
+fn enter(raw: &Raw) -> anyhow::Result<(File, Dirs)> {
+    let images = raw.images_dir.as_deref().unwrap_or(Path::new("."));
+    let file = File::open(images)
+        .and_then(|f| if f.metadata()?.is_dir() { Ok(f) } else { Err(not_a_dir()) })
+        .with_context(|| format!("Couldn't open image dir {}", images.display()))?;
+    let absolute = |path: &Path| -> anyhow::Result<PathBuf> {
+        path.canonicalize().with_context(|| path.display().to_string())
+    };
+    let images = absolute(images)?;
+    let work = match raw.work_dir.as_deref() {
+        Some(work) => absolute(work)
+            .with_context(|| format!("Can't change directory to {}", work.display()))?,
+        None => images.clone(),
+    };
+    std::env::set_current_dir(&work)
+        .with_context(|| format!("Can't change directory to {}", work.display()))?;
+    Ok((file, Dirs { images, work }))
+}
+
+fn not_a_dir() -> std::io::Error {
+    std::io::Error::from_raw_os_error(libc::ENOTDIR)
+}
+
+/// The first lines of a log, by which tools know where it is from.
+fn greet() {
+    ::log::info!("Version: {CRIU_VERSION} (gitid 0)");
+    ::log::info!("Amber {}", env!("CARGO_PKG_VERSION"));
+    if let Ok(uts) = nix::sys::utsname::uname() {
+        ::log::info!(
+            "Running on {} {} {} {} {}",
+            uts.nodename().display(),
+            uts.sysname().display(),
+            uts.release().display(),
+            uts.version().display(),
+            uts.machine().display()
+        );
+    }
+}

@@ -29,6 +29,9 @@ impl Action {
 pub trait Hooks {
     /// Acts; `Err` is the exit code to end with.
     fn run(&mut self, action: Action, root_pid: i32) -> Result<(), i32>;
+
+    /// Hears how much memory is through, in bytes, now and then while it is moved.
+    fn progress(&mut self, _done: u64, _total: u64) {}
 }
 
 /// No hooks.

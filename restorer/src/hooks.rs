@@ -38,6 +38,9 @@ impl Action {
 pub trait Hooks {
     /// Acts; `root_pid` once it is known. `Err` is the exit code to end with.
     fn run(&mut self, action: Action, root_pid: Option<i32>) -> Result<(), i32>;
+
+    /// Hears how much memory is through, in bytes, now and then while it is moved.
+    fn progress(&mut self, _done: u64, _total: u64) {}
 }
 
 /// No hooks.

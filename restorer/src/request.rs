@@ -40,8 +40,9 @@ pub struct Request {
     pub inherit_fd: Vec<(RawFd, String)>,
     /// Hole-punch pages after use (`--auto-dedup`).
     pub auto_dedup: bool,
-    /// Where the root's pid is written (`--pidfile`).
-    pub pidfile: Option<PathBuf>,
+    /// The descriptor our log goes to. Tasks under construction log there too, so they keep it
+    /// until they run; its number is high, out of the way of theirs.
+    pub log_fd: Option<RawFd>,
 }
 
 impl Request {
@@ -66,7 +67,7 @@ impl Request {
             external: Vec::new(),
             inherit_fd: Vec::new(),
             auto_dedup: false,
-            pidfile: None,
+            log_fd: None,
         }
     }
 }

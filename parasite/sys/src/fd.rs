@@ -107,6 +107,14 @@ pub fn dup3(fd: BorrowedFd<'_>, to: RawFd, cloexec: bool) -> Result<()> {
     check(ret.into(), || format!("dup3({raw}, {to}, {flags:#x})")).map(|_| ())
 }
 
+/// `F_DUPFD_CLOEXEC`: a copy with the lowest free number that is at least `min`.
+pub fn dup_above(fd: BorrowedFd<'_>, min: RawFd) -> Result<OwnedFd> {
+    let raw = fd.as_raw_fd();
+    // SAFETY: integers in, integer out.
+    let ret = unsafe { libc::fcntl(raw, libc::F_DUPFD_CLOEXEC, min) };
+    check(ret.into(), || format!("fcntl({raw}, F_DUPFD_CLOEXEC, {min})")).map(owned)
+}
+
 /// `close_range(2)` (5.9), both ends inclusive.
 pub fn close_range(first: u32, last: u32) -> Result<()> {
     // SAFETY: closing descriptors; callers own all numbers of the range by contract.

@@ -1,0 +1,175 @@
+//! What happens at the moments of a dump or restore: action scripts, the pidfile, a progress
+//! line. RPC notifications join here.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::progress::Progress;
+
+/// CRIU's exit code of a dump whose script failed, and what it makes of its own -1.
+const SCRIPT_FAILED: i32 = 255;
+
+/// What this program does at each moment.
+#[derive(Debug)]
+pub(crate) struct Hooks<'a> {
+    scripts: Scripts<'a>,
+    pidfile: Option<PathBuf>,
+    progress: Option<Progress>,
+}
+
+impl<'a> Hooks<'a> {
+    /// Hooks of a dump.
+    pub(crate) fn for_dump(scripts: Scripts<'a>) -> Self {
+        Self { scripts, pidfile: None, progress: Progress::new("dump") }
+    }
+
+    /// Hooks of a restore, which also writes the root's pid to `pidfile`.
+    pub(crate) fn for_restore(scripts: Scripts<'a>, pidfile: Option<PathBuf>) -> Self {
+        Self { scripts, pidfile, progress: Progress::new("restore") }
+    }
+
+    fn show(&mut self, done: u64, total: u64) {
+        if let Some(progress) = &mut self.progress {
+            progress.set(done, total);
+        }
+    }
+}
+
+impl dumper::Hooks for Hooks<'_> {
+    fn run(&mut self, action: dumper::Action, root_pid: i32) -> Result<(), i32> {
+        self.scripts.run(action.name(), Some(root_pid))
+    }
+
+    fn progress(&mut self, done: u64, total: u64) {
+        self.show(done, total);
+    }
+}
+
+impl restorer::Hooks for Hooks<'_> {
+    fn run(&mut self, action: restorer::Action, root_pid: Option<i32>) -> Result<(), i32> {
+        use restorer::Action;
+        let ran = self.scripts.run(action.name(), root_pid);
+        match action {
+            // Too late to go back.
+            Action::NetworkUnlock | Action::PreResume | Action::PostResume => return Ok(()),
+            _ => ran?,
+        }
+        // Here, so that a restore that cannot write it fails while nothing runs yet.
+        if action == Action::PostRestore
+            && let (Some(path), Some(pid)) = (&self.pidfile, root_pid)
+        {
+            return write_pidfile(path, pid).map_err(|e| {
+                log::error!("Can't write pidfile {}: {e}", path.display());
+                1
+            });
+        }
+        Ok(())
+    }
+
+    fn progress(&mut self, done: u64, total: u64) {
+        self.show(done, total);
+    }
+}
+
+/// Writes a pid as clients expect it: a new file, no newline.
+pub(crate) fn write_pidfile(path: &Path, pid: i32) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(pid.to_string().as_bytes())
+}
+
+/// The `--action-script` programs.
+#[derive(Debug)]
+pub(crate) struct Scripts<'a> {
+    /// In the order they are run: the last one given comes first.
+    paths: Vec<PathBuf>,
+    images: &'a std::fs::File,
+}
+
+impl<'a> Scripts<'a> {
+    /// `paths` in the order they were given; `images` is the directory they may look into.
+    pub(crate) fn new(paths: &[PathBuf], images: &'a std::fs::File) -> Self {
+        Self { paths: paths.iter().rev().cloned().collect(), images }
+    }
+
+    /// Runs all of them, also after one failed.
+    pub(crate) fn run(&self, action: &str, root_pid: Option<i32>) -> Result<(), i32> {
+        if self.paths.is_empty() {
+            return Ok(());
+        }
+        log::info!("Running {action} scripts");
+        let mut failed = false;
+        for path in &self.paths {
+            log::info!("\t[{}]", path.display());
+            failed |= !self.run_one(path, action, root_pid);
+        }
+        if failed {
+            log::error!("One of more action scripts failed");
+            return Err(SCRIPT_FAILED);
+        }
+        Ok(())
+    }
+
+    fn run_one(&self, path: &Path, action: &str, root_pid: Option<i32>) -> bool {
+        let fd = self.images.as_fd().as_raw_fd();
+        let images = format!("/proc/{}/fd/{fd}", std::process::id());
+        let mut command = Command::new(path);
+        command.env("CRTOOLS_SCRIPT_ACTION", action).env("CRTOOLS_IMAGE_DIR", images);
+        if let Some(pid) = root_pid {
+            command.env("CRTOOLS_INIT_PID", pid.to_string());
+        }
+        match command.status() {
+            Ok(status) if status.success() => true,
+            Ok(status) => {
+                log::error!("Script {} failed: {status}", path.display());
+                false
+            }
+            Err(e) => {
+                log::error!("Script {} cannot be run: {e}", path.display());
+                false
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_run_last_first_and_all_of_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = |name: &str, code: i32| {
+            let path = dir.path().join(name);
+            let text = format!(
+                "#!/bin/sh\necho {name} $CRTOOLS_SCRIPT_ACTION $CRTOOLS_INIT_PID \
+                 $(readlink $CRTOOLS_IMAGE_DIR) >> {}/out\nexit {code}\n",
+                dir.path().display()
+            );
+            let mut options = OpenOptions::new();
+            let mut file = options.write(true).create(true).mode(0o755).open(&path).unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+            path
+        };
+        let paths = [script("a", 0), script("b", 3)];
+        let images = std::fs::File::open(dir.path()).unwrap();
+        let result = Scripts::new(&paths, &images).run("pre-dump", Some(42));
+        assert_eq!(result, Err(255));
+        let at = dir.path().display();
+        let out = std::fs::read_to_string(dir.path().join("out")).unwrap();
+        assert_eq!(out, format!("b pre-dump 42 {at}\na pre-dump 42 {at}\n"));
+    }
+
+    #[test]
+    fn a_pidfile_is_made_anew_and_ends_without_newline() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pid");
+        write_pidfile(&path, 42).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"42");
+        let again = write_pidfile(&path, 42).unwrap_err();
+        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+    }
+}

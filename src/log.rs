@@ -1,0 +1,261 @@
+//! The log: CRIU's levels and line formats behind the `log` crate.
+//!
+//! What is logged before the log is open is kept, and written out (as the level allows) once
+//! it is. From then on every line is one write(2) on an `O_APPEND` descriptor and nothing is
+//! locked, so that forked children log through their copy of this without asking anybody.
+
+use std::fmt::{self, Write as _};
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicI32, AtomicU8, Ordering::Relaxed};
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+
+/// Errors and warnings: what CRIU logs when nothing is said.
+pub(crate) const DEFAULT_VERBOSITY: u8 = 2;
+
+/// From this verbosity on, lines carry the time since the start.
+const TIMESTAMPS_FROM: u8 = 3;
+
+/// Low numbers belong to the tasks being restored: the log is kept above them.
+const LOWEST_FD: RawFd = 1000;
+
+/// As much of the first error as CRIU hands to its RPC clients.
+const FIRST_ERROR_MAX: usize = 1024;
+
+/// Crates whose lines are ours; libraries do not write into a CRIU log.
+const OURS: [&str; 7] = ["criu", "dumper", "restorer", "parasite", "images", "sys", "parasite_abi"];
+
+struct Logger {
+    verbosity: AtomicU8,
+    fd: OnceLock<OwnedFd>,
+    start: OnceLock<Instant>,
+    /// The only process whose lines carry no pid; 0 while none do.
+    main_pid: AtomicI32,
+    early: Mutex<Vec<Early>>,
+    first_error: Mutex<Option<String>>,
+}
+
+/// A line that waits for the log to be opened.
+struct Early {
+    level: Level,
+    at: Duration,
+    text: String,
+}
+
+static LOGGER: Logger = Logger {
+    verbosity: AtomicU8::new(DEFAULT_VERBOSITY),
+    fd: OnceLock::new(),
+    start: OnceLock::new(),
+    main_pid: AtomicI32::new(0),
+    early: Mutex::new(Vec::new()),
+    first_error: Mutex::new(None),
+};
+
+/// Starts keeping what is logged. The clock of the log starts here.
+pub(crate) fn start() {
+    LOGGER.start.get_or_init(Instant::now);
+    if log::set_logger(&LOGGER).is_ok() {
+        log::set_max_level(LevelFilter::Trace);
+    }
+}
+
+/// Sets how much is logged: 0 nothing, 1 errors, 2 warnings, 3 information, 4 debug.
+pub(crate) fn set_verbosity(verbosity: u8) {
+    LOGGER.verbosity.store(verbosity, Relaxed);
+    log::set_max_level(match verbosity {
+        // Errors reach us in any case: the first one is kept even if none is written.
+        0 | 1 => LevelFilter::Error,
+        2 => LevelFilter::Warn,
+        3 => LevelFilter::Info,
+        4 => LevelFilter::Debug,
+        _ => LevelFilter::Trace,
+    });
+}
+
+/// Opens the log (a file made anew, standard output for `-`, standard error for `None`) and
+/// writes to it what was logged so far.
+pub(crate) fn open(path: Option<&Path>) -> io::Result<()> {
+    let fd = match path {
+        None => high(io::stderr().as_fd())?,
+        Some(path) if path == Path::new("-") => high(io::stdout().as_fd())?,
+        Some(path) => high(
+            OpenOptions::new()
+                .write(true)
+                .create(true)
+                .mode(0o600)
+                .custom_flags(libc::O_TRUNC | libc::O_APPEND)
+                .open(path)?
+                .as_fd(),
+        )?,
+    };
+    let fresh = LOGGER.fd.set(fd).is_ok();
+    debug_assert!(fresh, "the log is opened once");
+    flush_early();
+    Ok(())
+}
+
+/// The last thing a process does with its log. What was kept for a log that never got opened
+/// goes to standard error.
+pub(crate) fn close() {
+    flush_early();
+}
+
+/// The log's descriptor, once it is open.
+pub(crate) fn fd() -> Option<RawFd> {
+    LOGGER.fd.get().map(AsRawFd::as_raw_fd)
+}
+
+/// Whether the log goes to a file of its own, so that a terminal is free for other things.
+pub(crate) fn is_a_file() -> bool {
+    LOGGER.fd.get().is_some_and(|fd| {
+        nix::sys::stat::fstat(fd).is_ok_and(|st| st.st_mode & libc::S_IFMT == libc::S_IFREG)
+    })
+}
+
+/// Lines of forked processes carry their pids from now on.
+pub(crate) fn name_children() {
+    LOGGER.main_pid.store(pid(), Relaxed);
+}
+
+/// The first error that was logged: what an RPC client is told.
+#[expect(dead_code, reason = "for the RPC front-end")]
+pub(crate) fn first_error() -> Option<String> {
+    LOGGER.first_error.lock().ok()?.clone()
+}
+
+fn flush_early() {
+    let lines = LOGGER.early.lock().map(|mut kept| std::mem::take(&mut *kept));
+    for line in lines.unwrap_or_default() {
+        LOGGER.write(line.level, line.at, &line.text);
+    }
+}
+
+fn high(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // Fails with EINVAL where RLIMIT_NOFILE is lower than that.
+    sys::fd::dup_above(fd, LOWEST_FD)
+        .or_else(|_| sys::fd::dup_above(fd, 3))
+        .map_err(|e| io::Error::from_raw_os_error(e.errno()))
+}
+
+fn pid() -> i32 {
+    nix::unistd::getpid().as_raw()
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        OURS.contains(&metadata.target().split("::").next().unwrap_or_default())
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let text = body(record);
+        if record.level() == Level::Error {
+            self.keep_first_error(record.args());
+        }
+        let at = self.start.get().map(Instant::elapsed).unwrap_or_default();
+        if self.fd.get().is_none()
+            && let Ok(mut early) = self.early.lock()
+        {
+            early.push(Early { level: record.level(), at, text });
+            return;
+        }
+        self.write(record.level(), at, &text);
+    }
+
+    fn flush(&self) {}
+}
+
+impl Logger {
+    fn write(&self, level: Level, at: Duration, text: &str) {
+        let verbosity = self.verbosity.load(Relaxed);
+        if level as u8 > verbosity {
+            return;
+        }
+        let main = self.main_pid.load(Relaxed);
+        let pid = Some(pid()).filter(|pid| main != 0 && *pid != main);
+        let line = line(verbosity, at, pid, text);
+        // A log that cannot be written to is no reason to fail.
+        let _ = match self.fd.get() {
+            Some(fd) => nix::unistd::write(fd, line.as_bytes()),
+            None => nix::unistd::write(io::stderr(), line.as_bytes()),
+        };
+    }
+
+    fn keep_first_error(&self, text: &fmt::Arguments<'_>) {
+        // Never waits: after a fork the lock may be held by a thread that does not exist here.
+        if let Ok(mut first) = self.first_error.try_lock()
+            && first.is_none()
+        {
+            *first = Some(text.to_string().chars().take(FIRST_ERROR_MAX).collect());
+        }
+    }
+}
+
+/// What tools that read CRIU logs look for: `Error (FILE:LINE): `, `Warn  (FILE:LINE): `.
+fn body(record: &Record<'_>) -> String {
+    let label = match record.level() {
+        Level::Error => "Error",
+        Level::Warn => "Warn ",
+        _ => return record.args().to_string(),
+    };
+    let file = record.file().unwrap_or("?");
+    format!("{label} ({file}:{}): {}", record.line().unwrap_or(0), record.args())
+}
+
+fn line(verbosity: u8, at: Duration, pid: Option<i32>, text: &str) -> String {
+    let mut line = String::with_capacity(text.len() + 32);
+    if verbosity >= TIMESTAMPS_FROM {
+        let _ = write!(line, "({:02}.{:06}) ", at.as_secs(), at.subsec_micros());
+    }
+    if let Some(pid) = pid {
+        let _ = write!(line, "{pid:6}: ");
+    }
+    line.push_str(text.trim_end_matches('\n'));
+    line.push('\n');
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(verbosity: u8, pid: Option<i32>, want: &str) {
+        assert_eq!(line(verbosity, Duration::from_micros(1_002_003), pid, "text"), want);
+    }
+
+    #[test]
+    fn times_appear_from_information_on() {
+        check(2, None, "text\n");
+        check(3, None, "(01.002003) text\n");
+    }
+
+    #[test]
+    fn children_are_named() {
+        check(4, Some(42), "(01.002003)     42: text\n");
+    }
+
+    #[test]
+    fn errors_and_warnings_name_their_place() {
+        let show = |level| {
+            body(
+                &Record::builder()
+                    .level(level)
+                    .file(Some("src/x.rs"))
+                    .line(Some(7))
+                    .args(format_args!("boom"))
+                    .build(),
+            )
+        };
+        assert_eq!(show(Level::Error), "Error (src/x.rs:7): boom");
+        assert_eq!(show(Level::Warn), "Warn  (src/x.rs:7): boom");
+        assert_eq!(show(Level::Info), "boom");
+    }
+}

@@ -1,0 +1,339 @@
+//! Options to requests: the only validation there is, whichever way the options came.
+//!
+//! What is not built yet is listed in [`NOT_BUILT`] and refused by name; nothing is ignored that
+//! would change what is saved or restored.
+
+use std::path::PathBuf;
+
+use crate::options::{CgroupMode, FileValidation, Raw};
+
+/// CRIU's commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    Dump,
+    PreDump,
+    Restore,
+    LazyPages,
+    Check,
+    PageServer,
+    Service,
+    Swrk,
+    Dedup,
+    CpuinfoDump,
+    CpuinfoCheck,
+    Exec,
+    Show,
+}
+
+impl Command {
+    /// Those of one word.
+    const WORDS: [(&str, Self); 11] = [
+        ("dump", Self::Dump),
+        ("pre-dump", Self::PreDump),
+        ("restore", Self::Restore),
+        ("lazy-pages", Self::LazyPages),
+        ("check", Self::Check),
+        ("page-server", Self::PageServer),
+        ("service", Self::Service),
+        ("swrk", Self::Swrk),
+        ("dedup", Self::Dedup),
+        ("exec", Self::Exec),
+        ("show", Self::Show),
+    ];
+
+    /// The command called `name`; `cpuinfo` needs one more word and is not here.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::WORDS.iter().find(|(word, _)| *word == name).map(|(_, command)| *command)
+    }
+
+    /// What it is called.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::CpuinfoDump | Self::CpuinfoCheck => "cpuinfo",
+            _ => Self::WORDS.iter().find(|(_, c)| *c == self).map_or("", |(word, _)| word),
+        }
+    }
+}
+
+/// Why options do not make a request.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Error {
+    /// In CRIU's words.
+    #[error("{0}")]
+    Says(String),
+    /// The same, after the usage text.
+    #[error("{0}")]
+    Usage(String),
+    /// A feature that has not been built.
+    #[error("not supported yet: {0}")]
+    NotBuilt(&'static str),
+}
+
+fn says(text: impl Into<String>) -> Error {
+    Error::Says(text.into())
+}
+
+/// Who lacks what.
+type Lacking = (&'static str, fn(&Raw) -> bool);
+
+/// What is not built yet, by option and the commands that would have to obey it. Delete a line
+/// when its feature lands.
+const NOT_BUILT: &[(&[Command], &[Lacking])] = {
+    use Command::{Dump, PreDump, Restore};
+    &[
+        (
+            &[Dump, PreDump],
+            &[
+                ("--track-mem", |r| r.track_mem),
+                ("--prev-images-dir", |r| r.prev_images_dir.is_some()),
+                ("--freeze-cgroup", |r| r.freeze_cgroup.is_some()),
+                ("--cgroup-dump-controller", |r| !r.cgroup_dump_controller.is_empty()),
+                ("--cgroup-props", |r| r.cgroup_props.is_some()),
+                ("--cgroup-props-file", |r| r.cgroup_props_file.is_some()),
+            ],
+        ),
+        (
+            &[Dump, PreDump, Restore],
+            &[
+                ("--tcp-established", |r| r.tcp_established),
+                ("--tcp-close", |r| r.tcp_close),
+                ("--skip-in-flight", |r| r.skip_in_flight),
+                ("--page-server", |r| r.page_server),
+                ("--ps-socket", |r| r.ps_socket.is_some()),
+                ("--lazy-pages", |r| r.lazy_pages),
+                ("--stream", |r| r.stream),
+                ("--tls", |r| r.tls),
+                ("--auto-dedup", |r| r.auto_dedup),
+                ("--force-irmap", |r| r.force_irmap),
+                ("--irmap-scan-path", |r| !r.irmap_scan_path.is_empty()),
+                ("--manage-cgroups", |r| {
+                    matches!(
+                        r.manage_cgroups,
+                        Some(CgroupMode::Props | CgroupMode::Full | CgroupMode::Strict)
+                    )
+                }),
+                ("--cgroup-root", |r| !r.cgroup_root.is_empty()),
+                ("--cgroup-yard", |r| r.cgroup_yard.is_some()),
+                ("--ext-mount-map", |r| r.ext_mount_auto || !r.ext_mount_map.is_empty()),
+                ("--skip-mnt", |r| !r.skip_mnt.is_empty()),
+                ("--enable-fs", |r| !r.enable_fs.is_empty()),
+                ("--empty-ns", |r| r.empty_ns_net),
+                ("--log-pid", |r| r.log_pid),
+                ("--unprivileged", |r| r.unprivileged),
+            ],
+        ),
+        (
+            &[Restore],
+            &[
+                ("--root", |r| r.root.is_some()),
+                ("--join-ns", |r| !r.join_ns.is_empty()),
+                ("--veth-pair", |r| !r.veth_pair.is_empty()),
+                ("--lsm-profile", |r| r.lsm_profile.is_some()),
+                ("--lsm-mount-context", |r| r.lsm_mount_context.is_some()),
+                ("--mntns-compat-mode", |r| r.mntns_compat_mode),
+            ],
+        ),
+    ]
+};
+
+/// Commands that are not built yet.
+const COMMANDS_NOT_BUILT: &[(Command, &str)] = &[
+    (Command::PreDump, "pre-dump"),
+    (Command::LazyPages, "lazy-pages"),
+    (Command::PageServer, "page-server"),
+    (Command::Service, "service"),
+    (Command::Swrk, "swrk"),
+    (Command::Dedup, "dedup"),
+];
+
+/// Checks what holds for every command, in the order CRIU does.
+pub(crate) fn validate(command: Command, raw: &Raw) -> Result<(), Error> {
+    if raw.restore_sibling && !raw.detached {
+        return Err(says("--restore-sibling only makes sense with --restore-detached"));
+    }
+    if raw.empty_ns_net && raw.join_ns.iter().any(|j| j.starts_with("net:")) {
+        return Err(says("Conflicting flags: --join-ns and --empty-ns"));
+    }
+    if raw.stream
+        && !matches!(command, Command::Dump | Command::Restore | Command::PreDump)
+        && command != Command::CpuinfoDump
+    {
+        let name = command.name();
+        return Err(Error::Usage(format!("--stream cannot be used with the {name} command")));
+    }
+    if command == Command::PreDump && raw.lazy_pages {
+        return Err(says("Cannot pre-dump with --lazy-pages"));
+    }
+    if command != Command::Restore && !raw.inherit_fd.is_empty() {
+        return Err(says("--inherit-fd is restore-only option"));
+    }
+    if command == Command::Restore && raw.exec_cmd && raw.detached {
+        let text = "--restore-detached and --exec-cmd cannot be used together";
+        return Err(Error::Usage(text.into()));
+    }
+    Ok(())
+}
+
+/// Refuses what is not built yet. Comes after the log is open, where clients look for why.
+pub(crate) fn refuse_unbuilt(command: Command, raw: &Raw) -> Result<(), Error> {
+    if let Some((_, name)) = COMMANDS_NOT_BUILT.iter().find(|(c, _)| *c == command) {
+        return Err(Error::NotBuilt(name));
+    }
+    let lists = NOT_BUILT.iter().filter(|(commands, _)| commands.contains(&command));
+    match lists.flat_map(|(_, list)| *list).find(|(_, given)| given(raw)) {
+        Some((option, _)) => Err(Error::NotBuilt(option)),
+        None => Ok(()),
+    }
+}
+
+/// The directories of a request, absolute: the program changes its own.
+#[derive(Clone, Debug)]
+pub(crate) struct Dirs {
+    /// `--images-dir`.
+    pub(crate) images: PathBuf,
+    /// `--work-dir`.
+    pub(crate) work: PathBuf,
+}
+
+/// A dump as `raw` asks for it.
+pub(crate) fn dump(raw: &Raw, dirs: &Dirs) -> Result<dumper::Request, Error> {
+    let pid = raw.tree.ok_or_else(|| says("pid not specified"))?;
+    let mut request = dumper::Request::new(pid, &dirs.images);
+    request.work_dir.clone_from(&dirs.work);
+    request.leave = match (raw.leave_running, raw.leave_stopped) {
+        (_, true) => dumper::Leave::Stopped,
+        (true, false) => dumper::Leave::Running,
+        (false, false) => dumper::Leave::Dead,
+    };
+    request.shell_job = raw.shell_job;
+    request.ext_unix_sk = raw.ext_unix_sk;
+    request.tcp_established = raw.tcp_established;
+    request.tcp_close = raw.tcp_close;
+    request.skip_in_flight = raw.skip_in_flight;
+    request.file_locks = raw.file_locks;
+    request.link_remap = raw.link_remap;
+    if let Some(limit) = raw.ghost_limit {
+        request.ghost_limit = limit;
+    }
+    request.evasive_devices = raw.evasive_devices;
+    request.file_validation = match raw.file_validation {
+        Some(FileValidation::FileSize) => dumper::FileValidation::FileSize,
+        Some(FileValidation::BuildId) | None => dumper::FileValidation::BuildId,
+    };
+    request.allow_uprobes = raw.allow_uprobes;
+    request.external = external(raw);
+    if let Some(timeout) = raw.timeout {
+        request.timeout_secs = timeout;
+    }
+    request.freeze_cgroup.clone_from(&raw.freeze_cgroup);
+    request.track_mem = raw.track_mem;
+    request.prev_images_dir.clone_from(&raw.prev_images_dir);
+    request.write_cpuinfo = raw.cpu_cap.is_some_and(|cap| cap.image);
+    Ok(request)
+}
+
+/// A restore as `raw` asks for it.
+pub(crate) fn restore(raw: &Raw, dirs: &Dirs) -> Result<restorer::Request, Error> {
+    let mut request = restorer::Request::new(&dirs.images);
+    request.work_dir.clone_from(&dirs.work);
+    request.detached = raw.detached;
+    request.sibling = raw.restore_sibling;
+    request.leave_stopped = raw.leave_stopped;
+    request.shell_job = raw.shell_job;
+    request.ext_unix_sk = raw.ext_unix_sk;
+    request.tcp_established = raw.tcp_established;
+    request.tcp_close = raw.tcp_close;
+    request.file_locks = raw.file_locks;
+    request.validate_build_id = raw.file_validation != Some(FileValidation::FileSize);
+    request.skip_file_rwx_check = raw.skip_file_rwx_check;
+    request.allow_uprobes = raw.allow_uprobes;
+    request.root.clone_from(&raw.root);
+    request.external = external(raw);
+    request.inherit_fd.clone_from(&raw.inherit_fd);
+    for (fd, _) in &request.inherit_fd {
+        if let Err(e) = std::fs::metadata(format!("/proc/self/fd/{fd}")) {
+            let e = match e.kind() {
+                std::io::ErrorKind::NotFound => std::io::Error::from_raw_os_error(libc::EBADF),
+                _ => e,
+            };
+            return Err(says(format!("Can't fstat inherit fd {fd}: {e}")));
+        }
+    }
+    request.auto_dedup = raw.auto_dedup;
+    request.log_fd = crate::log::fd();
+    Ok(request)
+}
+
+/// `--external`, with the old spellings that mean the same.
+fn external(raw: &Raw) -> Vec<String> {
+    let unix = raw.ext_unix_ids.iter().map(|ino| format!("unix[{ino}]"));
+    raw.external.iter().cloned().chain(unix).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dirs() -> Dirs {
+        Dirs { images: "/img".into(), work: "/work".into() }
+    }
+
+    fn raw(change: impl FnOnce(&mut Raw)) -> Raw {
+        let mut raw = Raw::new();
+        change(&mut raw);
+        raw
+    }
+
+    #[test]
+    fn a_dump_needs_a_pid() {
+        let error = dump(&Raw::new(), &dirs()).unwrap_err();
+        assert_eq!(error.to_string(), "pid not specified");
+    }
+
+    #[test]
+    fn defaults_are_the_engines() {
+        let request = dump(&raw(|r| r.tree = Some(7)), &dirs()).unwrap();
+        let mut want = dumper::Request::new(7, "/img");
+        want.work_dir = "/work".into();
+        assert_eq!(format!("{request:?}"), format!("{want:?}"));
+        let request = restore(&Raw::new(), &dirs()).unwrap();
+        let mut want = restorer::Request::new("/img");
+        want.work_dir = "/work".into();
+        assert_eq!(format!("{request:?}"), format!("{want:?}"));
+    }
+
+    #[test]
+    fn what_is_not_built_is_refused_by_name() {
+        let lazy = raw(|r| r.lazy_pages = true);
+        let error = refuse_unbuilt(Command::Restore, &lazy).unwrap_err();
+        assert_eq!(error.to_string(), "not supported yet: --lazy-pages");
+        assert_eq!(refuse_unbuilt(Command::Check, &lazy), Ok(()));
+    }
+
+    #[test]
+    fn cgroup_modes_that_change_nothing_pass() {
+        for mode in [CgroupMode::Ignore, CgroupMode::None, CgroupMode::Soft] {
+            let raw = raw(|r| r.manage_cgroups = Some(mode));
+            assert_eq!(refuse_unbuilt(Command::Dump, &raw), Ok(()));
+        }
+        let full = raw(|r| r.manage_cgroups = Some(CgroupMode::Full));
+        assert!(refuse_unbuilt(Command::Dump, &full).is_err());
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let sibling = raw(|r| r.restore_sibling = true);
+        assert!(validate(Command::Restore, &sibling).is_err());
+        let inherit = raw(|r| r.inherit_fd.push((1, "pipe[7]".into())));
+        assert!(validate(Command::Dump, &inherit).is_err());
+        assert_eq!(validate(Command::Restore, &inherit), Ok(()));
+        let exec = raw(|r| (r.exec_cmd, r.detached) = (true, true));
+        assert!(validate(Command::Restore, &exec).is_err());
+    }
+
+    #[test]
+    fn old_spellings_become_external_resources() {
+        let old = raw(|r| (r.tree, r.ext_unix_ids) = (Some(1), vec![77]));
+        assert_eq!(dump(&old, &dirs()).unwrap().external, ["unix[77]"]);
+    }
+}

@@ -1,0 +1,111 @@
+//! The commands.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+
+use nix::errno::Errno;
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+
+use crate::hooks::{Hooks, Scripts};
+use crate::options::Raw;
+use crate::request::{self, Command, Dirs};
+use crate::{FAILURE, report, stats};
+
+/// Where a command works.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// The images directory, held open for scripts.
+    pub(crate) images: File,
+    /// The paths.
+    pub(crate) dirs: Dirs,
+}
+
+/// Runs a command; the result is the exit code.
+pub(crate) fn run(
+    command: Command,
+    raw: &Raw,
+    place: &Place,
+    operands: &[OsString],
+) -> anyhow::Result<u8> {
+    match command {
+        Command::Dump => dump(raw, place),
+        Command::Restore => restore(raw, place, operands),
+        _ => anyhow::bail!("not supported yet: {}", command.name()),
+    }
+}
+
+fn dump(raw: &Raw, place: &Place) -> anyhow::Result<u8> {
+    let request = request::dump(raw, &place.dirs)?;
+    let mut hooks = Hooks::for_dump(Scripts::new(&raw.action_scripts, &place.images));
+    let result = dumper::dump(&request, &mut hooks);
+    drop(hooks);
+    let stats = match result {
+        Ok(stats) => stats,
+        Err(e) => {
+            let code = exit_code(&e);
+            report(&e.into());
+            log::error!("Dumping FAILED.");
+            return Ok(code);
+        }
+    };
+    stats::write_dump(&place.dirs.work, &stats)?;
+    if raw.display_stats {
+        print!("{}", stats::show_dump(&stats));
+    }
+    log::info!("Dumping finished successfully");
+    Ok(0)
+}
+
+/// A post-dump script decides what a dump ends with: the images are complete all the same.
+fn exit_code(e: &dumper::Error) -> u8 {
+    match e {
+        dumper::Error::Hook { action, code } if *action == dumper::Action::PostDump.name() => {
+            u8::try_from(*code).unwrap_or(FAILURE)
+        }
+        _ => FAILURE,
+    }
+}
+
+fn restore(raw: &Raw, place: &Place, operands: &[OsString]) -> anyhow::Result<u8> {
+    if raw.tree.is_some() {
+        log::warn!("Using -t with criu restore is obsoleted");
+    }
+    let request = request::restore(raw, &place.dirs)?;
+    let scripts = Scripts::new(&raw.action_scripts, &place.images);
+    let mut hooks = Hooks::for_restore(scripts, raw.pidfile.clone());
+    crate::log::name_children();
+    let result = restorer::restore(&request, &mut hooks);
+    drop(hooks);
+    let restored = match result {
+        Ok(restored) => restored,
+        Err(e) => {
+            report(&e.into());
+            log::error!("Restoring FAILED.");
+            return Ok(FAILURE);
+        }
+    };
+    log::info!("Restore finished successfully. Tasks resumed.");
+    // The tree runs: nothing that fails from here on may say that it does not.
+    if let Err(e) = stats::write_restore(&place.dirs.work, &restored.stats) {
+        log::warn!("stats-restore: {e}");
+    }
+    if raw.display_stats {
+        print!("{}", stats::show_restore(&restored.stats));
+    }
+    if let [program, arguments @ ..] = operands {
+        let e = std::process::Command::new(program).args(arguments).exec();
+        log::error!("Failed to exec command {}: {e}", program.display());
+        return Ok(FAILURE);
+    }
+    if !raw.detached {
+        wait_for(restored.pid);
+    }
+    Ok(0)
+}
+
+/// Waits for the root task, as its parent. How it ends is its own business.
+fn wait_for(pid: i32) {
+    while waitpid(Pid::from_raw(pid), None) == Err(Errno::EINTR) {}
+}

@@ -17,11 +17,12 @@ mod files;
 mod hooks;
 mod mm;
 mod pages;
-mod proc;
 mod request;
 mod stop;
 mod task;
 mod tree;
+
+use parasite::proc;
 
 pub use hooks::{Action, Hooks, NoHooks};
 pub use request::{FileValidation, Leave, Request};
@@ -49,6 +50,9 @@ pub enum Error {
     /// Whoever asked for the dump is gone.
     #[error("stopped by whoever asked for it")]
     Stopped,
+    /// The tree could not be frozen, or calls could not be made in it.
+    #[error(transparent)]
+    Parasite(#[from] parasite::Error),
     /// A text of `/proc`.
     #[error(transparent)]
     Proc(#[from] proc::Error),

@@ -8,6 +8,8 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod dump;
+
 use core::mem::{align_of, offset_of, size_of};
 
 /// What a [`Step`] does.

@@ -11,6 +11,8 @@ pub mod raw;
 #[cfg(feature = "std")]
 pub mod cpuid;
 #[cfg(feature = "std")]
+pub mod cpu;
+#[cfg(feature = "std")]
 mod error;
 #[cfg(feature = "std")]
 pub mod fd;
@@ -30,6 +32,8 @@ pub mod socket;
 pub mod task;
 #[cfg(feature = "std")]
 pub mod vm;
+#[cfg(feature = "std")]
+pub mod worker;
 
 #[cfg(feature = "std")]
 pub use error::{Error, Result};

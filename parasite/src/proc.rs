@@ -111,8 +111,12 @@ impl Stat {
 /// `/proc/PID/task/TID/status`, as far as a dump needs it. Ids are those of our namespaces.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
+    /// Name, as the kernel prints it (newlines and backslashes escaped).
+    pub name: Vec<u8>,
     /// State letter.
     pub state: u8,
+    /// Thread group.
+    pub tgid: i32,
     /// Parent process.
     pub ppid: i32,
     /// Who traces it, 0 for nobody.
@@ -137,6 +141,8 @@ pub struct Status {
     pub sig_pnd: u64,
     /// Signals pending for the process.
     pub shd_pnd: u64,
+    /// Blocked signals.
+    pub sig_blk: u64,
     /// Ignored signals.
     pub sig_ign: u64,
     /// Caught signals.
@@ -181,16 +187,39 @@ impl Status {
         let mut s = Self::default();
         for line in text.split(|&b| b == b'\n') {
             let Some(colon) = line.iter().position(|&b| b == b':') else { continue };
-            let Ok(v) = std::str::from_utf8(&line[colon + 1..]) else { continue };
+            let value = &line[colon + 1..];
+            if line.starts_with(b"Name:") {
+                s.name = value.strip_prefix(b"\t").unwrap_or(value).to_vec();
+                continue;
+            }
+            let Ok(v) = std::str::from_utf8(value) else { continue };
             s.field(&line[..colon], v.trim_matches([' ', '\t']));
         }
         s
+    }
+
+    /// Name of the thread (`comm`), raw bytes.
+    pub fn comm(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(16);
+        let mut bytes = self.name.iter().copied();
+        while let Some(b) = bytes.next() {
+            out.push(match (b, b == b'\\') {
+                (_, true) => match bytes.next() {
+                    Some(b'n') => b'\n',
+                    Some(other) => other,
+                    None => b'\\',
+                },
+                (b, _) => b,
+            });
+        }
+        out
     }
 
     fn field(&mut self, key: &[u8], v: &str) {
         let hex = |v: &str| u64::from_str_radix(v.trim_start_matches("0x"), 16).unwrap_or(0);
         match key {
             b"State" => self.state = v.bytes().next().unwrap_or(0),
+            b"Tgid" => self.tgid = v.parse().unwrap_or(0),
             b"PPid" => self.ppid = v.parse().unwrap_or(0),
             b"TracerPid" => self.tracer = v.parse().unwrap_or(0),
             b"Umask" => self.umask = u32::from_str_radix(v, 8).ok(),
@@ -203,6 +232,7 @@ impl Status {
             b"Threads" => self.threads = v.parse().unwrap_or(0),
             b"SigPnd" => self.sig_pnd = hex(v),
             b"ShdPnd" => self.shd_pnd = hex(v),
+            b"SigBlk" => self.sig_blk = hex(v),
             b"SigIgn" => self.sig_ign = hex(v),
             b"SigCgt" => self.sig_cgt = hex(v),
             b"CapInh" => self.caps[0] = hex(v),

@@ -1,0 +1,76 @@
+//! One system call in a stopped thread, by its own `syscall` instruction.
+
+use crate::tracee::{Stop, Thread, next_stop};
+use crate::{Error, Limits, Result};
+use sys::ptrace::{self, Regs};
+
+/// No system call is to be restarted.
+pub(crate) const NO_CALL: u64 = u64::MAX;
+/// Without single-step, direction and alignment-check flags.
+pub(crate) const PLAIN_FLAGS: u64 = 0x202;
+
+/// Makes the call in `thread`, whose signals are blocked meanwhile, and gives it its registers
+/// and mask back at once: this is the only time when the death of the tracer would leave the
+/// thread at a foreign address.
+pub(crate) fn call(
+    thread: &mut Thread,
+    gadget: u64,
+    nr: i64,
+    args: [u64; 6],
+    limits: &Limits<'_>,
+) -> Result<i64> {
+    let tid = thread.tid;
+    let own = thread.saved()?.regs;
+    thread.dirty = true;
+    thread.visited = true;
+    ptrace::set_sigmask(tid, u64::MAX)?;
+    let regs = Regs {
+        rax: nr as u64,
+        rdi: args[0],
+        rsi: args[1],
+        rdx: args[2],
+        r10: args[3],
+        r8: args[4],
+        r9: args[5],
+        rip: gadget,
+        orig_rax: NO_CALL,
+        eflags: PLAIN_FLAGS,
+        ..own
+    };
+    ptrace::set_regs(tid, &regs)?;
+    let done = run(thread, limits).and_then(|()| Ok(ptrace::regs(tid)?));
+    thread.put_back()?;
+    Ok(done?.rax as i64)
+}
+
+/// Runs to the end of the call.
+fn run(thread: &mut Thread, limits: &Limits<'_>) -> Result<()> {
+    // One stop before the call, one after it.
+    for _ in 0..2 {
+        loop {
+            ptrace::syscall(thread.tid, 0)?;
+            match next_stop(thread.tid, limits)? {
+                Stop::Syscall => break,
+                other => absorb(thread, other, "a remote call")?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Deals with a stop that has nothing to do with what we run: the thread is to be resumed.
+pub(crate) fn absorb(thread: &mut Thread, stop: Stop, what: &'static str) -> Result<()> {
+    let tid = thread.tid;
+    match stop {
+        // A group stop reports once more for each interrupt that we sent.
+        Stop::Event(_) => Ok(()),
+        // Cannot be blocked: it is for later.
+        Stop::Signal(libc::SIGSTOP) => {
+            thread.requeue.push(libc::SIGSTOP);
+            Ok(())
+        }
+        Stop::Ended => Err(Error::Ended { tid }),
+        Stop::Signal(signo) => Err(Error::Unexpected { tid, signo, event: 0, what }),
+        Stop::Syscall => Err(Error::Unexpected { tid, signo: 0x85, event: 0, what }),
+    }
+}

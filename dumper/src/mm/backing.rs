@@ -115,7 +115,12 @@ impl Files {
     ) -> Result<Option<u32>, Error> {
         let mnt_ns =
             if kind == Kind::Memfd { 0 } else { self.task.as_ref().map_or(0, |t| t.mnt_ns) };
-        let key = Key { mnt_ns, dev: vma.dev, ino: vma.ino, name: vma.name.clone() };
+        let name = if vma.name.starts_with(b"[anon_shmem:") {
+            b"/dev/zero (deleted)".to_vec()
+        } else {
+            vma.name.clone()
+        };
+        let key = Key { mnt_ns, dev: vma.dev, ino: vma.ino, name };
         if let Some(&id) = self.ids.get(&key) {
             return Ok(Some(id));
         }
@@ -130,7 +135,7 @@ impl Files {
         // O_NONBLOCK: a lease on the file must not hold us up.
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
         let fd = self.at(pid, vma, |dir, link| openat(dir, link, flags, Mode::empty()))?;
-        let file = MappedFile { path: vma.name.clone(), fd, flags: self.mode(pid, vma)? };
+        let file = MappedFile { path: key.name.clone(), fd, flags: self.mode(pid, vma)? };
         let id = if kind == Kind::Memfd { files.memfd(&file)? } else { files.file(&file)? };
         self.ids.insert(key, id);
         Ok(Some(id))

@@ -103,6 +103,8 @@ pub fn classify(vma: &Vma, shm: (u32, u32)) -> Result<Kind, Refusal> {
             Some(b"/dev/zero") => Ok(Kind::Memfd),
             Some(name) if name.starts_with(b"/memfd:") => Ok(Kind::Memfd),
             Some(name) if name.starts_with(b"/SYSV") => Ok(Kind::SysvShm),
+            // PR_SET_VMA_ANON_NAME hides what the file is called.
+            None if vma.name.starts_with(b"[anon_shmem:") => Ok(Kind::Memfd),
             _ => Err(Refusal::DriverShm),
         };
     }

@@ -234,14 +234,15 @@ impl Collector {
 
 /// What `vma` has and its entry cannot say.
 fn extra(vma: &Vma) -> Option<VmaExtra> {
-    let name = vma.name.strip_prefix(b"[anon:").and_then(|n| n.strip_suffix(b"]"));
+    let prefix: &[u8] = if vma.has_file() { b"[anon_shmem:" } else { b"[anon:" };
+    let name = vma.name.strip_prefix(prefix).and_then(|n| n.strip_suffix(b"]"));
     let extra = VmaExtra {
         start: vma.start,
         end: vma.end,
         pkey: vma.pkey,
         sealed: vma.flags.has(VmFlags::SEALED),
         lock_on_fault: vma.flags.has(VmFlags::LOCKONFAULT),
-        anon_name: name.filter(|_| !vma.has_file()).map(<[u8]>::to_vec),
+        anon_name: name.map(<[u8]>::to_vec),
     };
     let plain = VmaExtra { start: vma.start, end: vma.end, ..VmaExtra::default() };
     (extra != plain).then_some(extra)

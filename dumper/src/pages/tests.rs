@@ -134,3 +134,34 @@ fn a_task_that_is_gone_is_an_error() {
     let error = dump_to(&images, &[mm], &[], control(&|_| ()), &mut stats).unwrap_err();
     assert!(error.to_string().contains("No such process"), "{error}");
 }
+
+/// `cargo test -p dumper --release figures -- --ignored --nocapture`
+#[test]
+#[ignore = "takes time and memory; prints figures"]
+fn figures() {
+    for args in [&["mem=262144"][..], &["scattered=262144"], &["vmas=10000"], &["mem=10"]] {
+        let subject = Subject::start(args);
+        for _ in 0..3 {
+            let begin = Instant::now();
+            let smaps = std::fs::read(format!("/proc/{}/smaps", subject.pid())).unwrap();
+            let read = begin.elapsed();
+            let vmas = crate::mm::smaps::parse(&smaps[..]).unwrap().len();
+            let parsed = begin.elapsed() - read;
+            let begin = Instant::now();
+            let mm = collect(&subject, Method::Best);
+            let collected = begin.elapsed();
+            let dir = TempDir::new_in("/dev/shm").unwrap();
+            let images = PageImages::new(Dir::open(dir.path()).unwrap());
+            let begin = Instant::now();
+            let mut stats = Stats::default();
+            dump_to(&images, &[mm], &[], control(&|_| ()), &mut stats).unwrap();
+            println!(
+                "{args:?}: {vmas} vmas, {} pages: smaps read {read:?}, parsed {parsed:?}; \
+                 collect {collected:?}, dump {:?} (plan {} us)",
+                stats.pages_written,
+                begin.elapsed(),
+                stats.memdump_time,
+            );
+        }
+    }
+}

@@ -8,10 +8,15 @@
 #include <string.h>
 #include <sys/ipc.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/shm.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#ifndef PR_SET_VMA
+#define PR_SET_VMA 0x53564d41
+#define PR_SET_VMA_ANON_NAME 0
+#endif
 #define P 4096ul
 #define AT(n) ((char *)0x200000000000 + (n) * 0x10000000ul)
 enum { RW = PROT_READ | PROT_WRITE, ANON = MAP_PRIVATE | MAP_ANONYMOUS };
@@ -68,6 +73,10 @@ static void files(const char *dir)
 	p = map(24, 40, RW, MAP_PRIVATE, rw, 0); touch(p, 1); /* half of it is beyond the end */
 	madvise(p, 2 * P, MADV_SEQUENTIAL); madvise(p + 2 * P, 2 * P, MADV_RANDOM);
 	p = map(25, 8, RW, MAP_SHARED | MAP_ANONYMOUS, -1, 0); touch(p, 0); touch(p, 4);
+	p = map(30, 8, RW, MAP_SHARED | MAP_ANONYMOUS, -1, 0); touch(p, 0);
+	prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, p, 8 * P, "shared name");
+	p = map(31, 8, RW, ANON, -1, 0); touch(p, 0);
+	prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, p, 8 * P, "a name");
 	int memfd = memfd_create("mine", 0);
 	if (ftruncate(memfd, 16 * P + 100)) exit(2);
 	p = map(26, 8, RW, MAP_SHARED, memfd, 4 * P); touch(p, 0); touch(p, 4);
@@ -101,6 +110,11 @@ int main(int argc, char **argv)
 			long pages = atol(argv[i] + 10);
 			char *p = mmap(AT(51), pages * P, RW, ANON | MAP_FIXED_NOREPLACE, -1, 0);
 			for (long at = 0; at < pages; at += 2) touch(p, at);
+		} else if (!strncmp(argv[i], "vmas=", 5)) { /* of one page each, not to be merged */
+			for (long at = 0, n = atol(argv[i] + 5); at < n; at++) {
+				char *p = mmap(AT(52) + at * P, P, at & 1 ? PROT_READ : RW, ANON | MAP_FIXED_NOREPLACE, -1, 0);
+				if (!(at & 1)) touch(p, 0);
+			}
 		} else if (!strcmp(argv[i], "kinds")) {
 			anonymous();
 			files(argv[1]);

@@ -117,6 +117,8 @@ fn entries_are_those_of_criu() {
         (25, 0x4081, 1, 3, 0, Some(2)),
         (26, 0x4081, 1, 3, 0, Some(2)),
         (27, 0x4041, 2, 3, 0, Some(2)),
+        (30, 0x4081, 1, 3, 0, Some(2)),
+        (31, 0x201, 0x22, 3, 0, None),
         (28, 0x41, 2, 3, 0, Some(2)),
     ];
     for &(n, status, flags, prot, madv, fdflags) in table {
@@ -160,6 +162,10 @@ fn what_criu_forgets_is_kept_apart() {
     let find = |n| mm.extras.iter().find(|e| e.start == at(n));
     assert!(find(8).unwrap().lock_on_fault);
     assert!(find(1).is_none() && find(7).is_none());
+    for (n, name) in [(30, &b"shared name"[..]), (31, b"a name")] {
+        // Kernels without CONFIG_ANON_VMA_NAME have no names.
+        assert!(find(n).is_none_or(|e| e.anon_name.as_deref() == Some(name)));
+    }
     let smaps = std::fs::read_to_string(format!("/proc/{}/smaps", subject.pid())).unwrap();
     assert_eq!(smaps.contains(" sl"), find(15).is_some_and(|e| e.sealed));
     let keyed = smaps.lines().any(|l| l.starts_with("ProtectionKey:") && !l.ends_with(" 0"));

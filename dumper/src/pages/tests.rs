@@ -96,6 +96,18 @@ fn shared_segments_are_saved_once_and_without_their_holes() {
 }
 
 #[test]
+fn holes_of_huge_shared_memory_are_found_by_their_contents() {
+    let subject = Subject::start(&["kinds"]);
+    let path = format!("/proc/{}/map_files/{:x}-{:x}", subject.pid(), at(18), at(18) + (4 << 20));
+    let Ok(file) = File::open(path) else {
+        eprintln!("no huge pages here");
+        return;
+    };
+    let runs = Shmem { shmid: 1, fd: file.as_fd() }.runs(&file).unwrap();
+    assert_eq!(runs, [Run { start: 2 << 20, pages: 512, lazy: false, readable: true }]);
+}
+
+#[test]
 fn images_are_flushed_before_descriptors_run_out() {
     let subject = Subject::start(&["kinds"]);
     let mut collector = Collector::with(false, Method::Best).unwrap();

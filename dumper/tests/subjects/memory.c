@@ -57,6 +57,7 @@ static void anonymous(void)
 	int key = syscall(SYS_pkey_alloc, 0, 0);
 	if (key > 0) syscall(SYS_pkey_mprotect, p, 4 * P, RW, key);
 	p = map(17, 512, RW, ANON | MAP_HUGETLB, -1, 0); if (p) touch(p, 3);
+	p = map(18, 1024, RW, MAP_SHARED | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0); if (p) touch(p, 515);
 }
 
 static void files(const char *dir)

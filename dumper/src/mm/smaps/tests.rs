@@ -94,3 +94,28 @@ fn cut_or_shuffled_texts_are_refused() {
     assert!(matches!(parse(&b"xyz\n"[..]), Err(ParseError::Header { line: 1, .. })));
     assert_eq!(parse(&b""[..]).unwrap(), []);
 }
+
+#[test]
+fn damaged_texts_are_no_trouble() {
+    let text = &LINUX_6_18[..4000];
+    let mut seed = 1u64;
+    let mut random = |below: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (seed >> 33) as usize % below
+    };
+    for _ in 0..2000 {
+        let mut bad = text.to_vec();
+        for _ in 0..=random(6) {
+            let at = random(bad.len());
+            match random(3) {
+                0 => bad[at] = random(256) as u8,
+                1 => drop(bad.remove(at)),
+                _ => bad.insert(at, b"\n -0af9"[random(7)]),
+            }
+        }
+        for vma in parse(&bad[..]).unwrap_or_default() {
+            assert!(vma.start < vma.end);
+            let _ = classify(&vma, (0, 1)).map(|kind| (kind.content(&vma), kind.map_flags(&vma)));
+        }
+    }
+}

@@ -137,6 +137,9 @@ fn entries_are_those_of_criu() {
     if let Some(huge) = vmas.get(&at(17)) {
         assert_eq!((huge.status, huge.flags), (0x201, 0x5404_0022));
     }
+    if let Some(huge) = vmas.get(&at(18)) {
+        assert_eq!((huge.status, huge.flags, huge.fdflags), (0x4081, 0x5404_0001, Some(2)));
+    }
     let of_status = |s: u32| mm.entry.vmas.iter().filter(move |v| v.status == s);
     assert_eq!(of_status(0x209).count(), 1, "vdso");
     assert_eq!(of_status(0x1201).count(), 1, "[vvar] and [vvar_vclock] are one");
@@ -195,6 +198,8 @@ fn pages_are_those_of_criu_by_either_method() {
         assert_eq!(of(11), [(0, 4, true)]);
         assert_eq!(of(12), [(0, 4, true), (6, 2, true), (9, 7, true)], "{method:?}");
         assert_eq!(of(14), [], "droppable");
+        assert!(matches!(of(17)[..], [] | [(0, 512, false)]), "huge page, {method:?}");
+        assert_eq!(of(18), []);
         assert_eq!(of(20), [(2, 1, false)]);
         assert_eq!(of(21), []);
         assert_eq!(of(22), []);

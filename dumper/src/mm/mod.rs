@@ -10,7 +10,7 @@ use crate::pages::select::{Area, Selection};
 use crate::tree::Task;
 use crate::{Request, mm};
 use backing::{Backing, Files};
-use images::proto::{AioRingEntry, MmEntry, VmaEntry};
+use images::proto::{AioRingEntry, AmberVmaEntry, MmEntry, VmaEntry};
 use kind::{Kind, Refusal, status};
 use smaps::{ParseError, VmFlags, Vma};
 use std::fs::File;
@@ -63,23 +63,6 @@ pub enum Error {
     },
 }
 
-/// What the images of CRIU have no room for: kept in an image of our own.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct VmaExtra {
-    /// First address.
-    pub start: u64,
-    /// Address behind the last byte.
-    pub end: u64,
-    /// Protection key, 0 for the default one.
-    pub pkey: u32,
-    /// `mseal` was called.
-    pub sealed: bool,
-    /// `MLOCK_ONFAULT`: pages are locked as they are touched.
-    pub lock_on_fault: bool,
-    /// `PR_SET_VMA_ANON_NAME`.
-    pub anon_name: Option<Vec<u8>>,
-}
-
 /// The address space of one task.
 #[derive(Clone, Debug, Default)]
 pub struct Mm {
@@ -89,8 +72,8 @@ pub struct Mm {
     pub vpid: i32,
     /// What goes to `mm-PID.img`.
     pub entry: MmEntry,
-    /// What does not fit there.
-    pub extras: Vec<VmaExtra>,
+    /// What does not fit there: goes to `amber-PID.img`.
+    pub extras: Vec<AmberVmaEntry>,
     /// Which pages are saved.
     pub pages: Selection,
 }
@@ -233,18 +216,17 @@ impl Collector {
 }
 
 /// What `vma` has and its entry cannot say.
-fn extra(vma: &Vma) -> Option<VmaExtra> {
+fn extra(vma: &Vma) -> Option<AmberVmaEntry> {
     let prefix: &[u8] = if vma.has_file() { b"[anon_shmem:" } else { b"[anon:" };
     let name = vma.name.strip_prefix(prefix).and_then(|n| n.strip_suffix(b"]"));
-    let extra = VmaExtra {
-        start: vma.start,
-        end: vma.end,
-        pkey: vma.pkey,
-        sealed: vma.flags.has(VmFlags::SEALED),
-        lock_on_fault: vma.flags.has(VmFlags::LOCKONFAULT),
+    let plain = AmberVmaEntry { start: vma.start, end: vma.end, ..AmberVmaEntry::default() };
+    let extra = AmberVmaEntry {
+        pkey: (vma.pkey != 0).then_some(vma.pkey),
+        sealed: vma.flags.has(VmFlags::SEALED).then_some(true),
+        lock_on_fault: vma.flags.has(VmFlags::LOCKONFAULT).then_some(true),
         anon_name: name.map(<[u8]>::to_vec),
+        ..plain.clone()
     };
-    let plain = VmaExtra { start: vma.start, end: vma.end, ..VmaExtra::default() };
     (extra != plain).then_some(extra)
 }
 

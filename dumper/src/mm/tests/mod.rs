@@ -163,16 +163,16 @@ fn what_criu_forgets_is_kept_apart() {
     let subject = Subject::start(&["kinds"]);
     let mm = collect(&subject, Method::Best);
     let find = |n| mm.extras.iter().find(|e| e.start == at(n));
-    assert!(find(8).unwrap().lock_on_fault);
+    assert!(find(8).unwrap().lock_on_fault());
     assert!(find(1).is_none() && find(7).is_none());
     for (n, name) in [(30, &b"shared name"[..]), (31, b"a name")] {
         // Kernels without CONFIG_ANON_VMA_NAME have no names.
         assert!(find(n).is_none_or(|e| e.anon_name.as_deref() == Some(name)));
     }
     let smaps = std::fs::read_to_string(format!("/proc/{}/smaps", subject.pid())).unwrap();
-    assert_eq!(smaps.contains(" sl"), find(15).is_some_and(|e| e.sealed));
+    assert_eq!(smaps.contains(" sl"), find(15).is_some_and(|e| e.sealed()));
     let keyed = smaps.lines().any(|l| l.starts_with("ProtectionKey:") && !l.ends_with(" 0"));
-    assert_eq!(keyed, find(16).is_some_and(|e| e.pkey != 0));
+    assert_eq!(keyed, find(16).is_some_and(|e| e.pkey() != 0));
 }
 
 fn runs_of(mm: &Mm, n: u64) -> Vec<(u64, u64, bool)> {

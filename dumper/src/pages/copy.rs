@@ -17,6 +17,8 @@ use sys::vm::{self, Span};
 pub const PIECE: usize = 512 << 10;
 /// Spans that one `process_vm_readv` takes (`IOV_MAX`).
 const MAX_SPANS: usize = 1024;
+/// Zero pages side by side that are worth a hole in the image.
+const MIN_HOLE: usize = 16;
 /// Below this many bytes a second thread costs more than it brings.
 const WORTH_A_THREAD: u64 = 8 << 20;
 
@@ -47,6 +49,12 @@ pub struct Source<'a> {
     pub name: String,
 }
 
+impl Source<'_> {
+    fn error(&self, call: &'static str, source: std::io::Error) -> Error {
+        Error::Image(images::Error::Io { file: self.name.clone(), call, source })
+    }
+}
+
 /// A part of a source that one worker moves at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Piece {
@@ -57,13 +65,16 @@ struct Piece {
     /// Offset and length in the image.
     offset: u64,
     len: usize,
+    /// The task itself may read all of it.
+    readable: bool,
 }
 
 /// Cuts sources into pieces.
 fn pieces(sources: &[Source<'_>], max: usize) -> Vec<Piece> {
     let mut out = Vec::new();
     for (source, s) in sources.iter().enumerate() {
-        let mut piece = Piece { source, run: 0, skip: 0, offset: 0, len: 0 };
+        let first = Piece { source, run: 0, skip: 0, offset: 0, len: 0, readable: true };
+        let mut piece = first;
         let mut spans = 0;
         for (run, r) in s.runs.iter().enumerate() {
             let mut taken = 0;
@@ -71,11 +82,12 @@ fn pieces(sources: &[Source<'_>], max: usize) -> Vec<Piece> {
                 if piece.len == max || spans == MAX_SPANS {
                     out.push(piece);
                     let offset = piece.offset + piece.len as u64;
-                    piece = Piece { source, run, skip: taken, offset, len: 0 };
+                    piece = Piece { run, skip: taken, offset, ..first };
                     spans = 0;
                 }
                 let room = (max - piece.len) as u64 / PAGE_SIZE;
                 let pages = room.min(r.pages - taken);
+                piece.readable &= r.readable;
                 piece.len += (pages * PAGE_SIZE) as usize;
                 taken += pages;
                 spans += 1;
@@ -103,48 +115,66 @@ impl std::fmt::Debug for Control<'_> {
     }
 }
 
-/// Moves everything; the first error ends it.
+/// Moves everything; the first error ends it. To be called by the tracer.
 pub fn copy(sources: &[Source<'_>], control: Control<'_>) -> Result<(), Error> {
     let pieces = pieces(sources, PIECE);
     let total: u64 = pieces.iter().map(|p| p.len as u64).sum();
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = cpus.min((total / WORTH_A_THREAD) as usize + 1);
-    let job = Job {
-        sources,
-        pieces,
-        next: AtomicUsize::new(0),
-        failed: AtomicBool::new(false),
-        error: Mutex::new(None),
-        control,
-    };
+    // proc_mem.force_override=ptrace: only the thread that traces a task reads what the task
+    // itself may not.
+    let (own, pieces) = pieces.into_iter().partition(|p| !p.readable);
+    let (own, shared) = (Queue::new(own), Queue::new(pieces));
+    let job = Job { sources, failed: AtomicBool::new(false), error: Mutex::new(None), control };
     std::thread::scope(|scope| {
         for _ in 1..threads {
             // A thread that cannot be made is no reason to fail: this one does the work.
-            let _ = std::thread::Builder::new().spawn_scoped(scope, || job.work());
+            let _ = std::thread::Builder::new().spawn_scoped(scope, || job.work(&shared));
         }
-        job.work();
+        job.work(&own);
+        job.work(&shared);
     });
     let error = job.error.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    error.map_or(Ok(()), Err)
+    if let Some(error) = error {
+        return Err(error);
+    }
+    // An image may end in a hole.
+    for source in sources {
+        let len = source.runs.iter().map(|r| r.pages * PAGE_SIZE).sum();
+        source.image.set_len(len).map_err(|e| source.error("ftruncate", e))?;
+    }
+    Ok(())
+}
+
+/// Pieces that workers take one after the other.
+struct Queue {
+    pieces: Vec<Piece>,
+    next: AtomicUsize,
+}
+
+impl Queue {
+    fn new(pieces: Vec<Piece>) -> Self {
+        Self { pieces, next: AtomicUsize::new(0) }
+    }
+
+    fn take(&self) -> Option<&Piece> {
+        self.pieces.get(self.next.fetch_add(1, Ordering::Relaxed))
+    }
 }
 
 struct Job<'a> {
     sources: &'a [Source<'a>],
-    pieces: Vec<Piece>,
-    next: AtomicUsize,
     failed: AtomicBool,
     error: Mutex<Option<Error>>,
     control: Control<'a>,
 }
 
 impl Job<'_> {
-    fn work(&self) {
+    fn work(&self, queue: &Queue) {
         let mut buf = Vec::new();
         let mut spans = Vec::new();
         while !self.failed.load(Ordering::Relaxed) {
-            let Some(piece) = self.pieces.get(self.next.fetch_add(1, Ordering::Relaxed)) else {
-                return;
-            };
+            let Some(piece) = queue.take() else { return };
             if buf.len() < piece.len {
                 buf.resize(piece.len, 0);
             }
@@ -163,16 +193,42 @@ impl Job<'_> {
         }
         let source = &self.sources[p.source];
         read(source, p, buf, spans)?;
-        source.image.write_all_at(buf, p.offset).map_err(|error| {
-            Error::Image(images::Error::Io {
-                file: source.name.clone(),
-                call: "pwrite",
-                source: error,
-            })
-        })?;
+        for (at, data) in data(buf) {
+            let written = source.image.write_all_at(data, p.offset + at as u64);
+            written.map_err(|e| source.error("pwrite", e))?;
+        }
         (self.control.progress)(p.len as u64);
         Ok(())
     }
+}
+
+/// What has to be written of `buf`: all but longer stretches of zero pages, which an image
+/// holds as well without blocks. Offsets and contents.
+fn data(buf: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
+    let page = PAGE_SIZE as usize;
+    let zero = move |at: usize| {
+        let (words, _) = buf[at..at + page].as_chunks::<8>();
+        words.iter().all(|w| u64::from_ne_bytes(*w) == 0)
+    };
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let (start, mut zeros) = (at, 0);
+        while at < buf.len() {
+            zeros = if zero(at) { zeros + 1 } else { 0 };
+            at += page;
+            if zeros == MIN_HOLE {
+                let end = at - zeros * page;
+                while at < buf.len() && zero(at) {
+                    at += page;
+                }
+                if end > start {
+                    return Some((start, &buf[start..end]));
+                }
+                return Some((start, &buf[..0]));
+            }
+        }
+        (start < buf.len()).then(|| (start, &buf[start..]))
+    })
 }
 
 /// Reads the contents of a piece.

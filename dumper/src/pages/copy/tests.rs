@@ -53,3 +53,22 @@ fn a_full_disk_is_told_with_the_name_of_the_image() {
     let error = copy(&sources, control).unwrap_err();
     assert_eq!(error.to_string(), "pages-1.img: pwrite: No space left on device (os error 28)");
 }
+
+#[test]
+fn only_long_stretches_of_zeros_become_holes() {
+    let page = PAGE_SIZE as usize;
+    let image = |pages: &[u8]| -> Vec<u8> { pages.iter().flat_map(|b| vec![*b; page]).collect() };
+    let cut = |pages: &[u8]| -> Vec<(usize, usize)> {
+        let buf = image(pages);
+        let parts = data(&buf).filter(|(_, d)| !d.is_empty());
+        parts.map(|(at, d)| (at / page, d.len() / page)).collect()
+    };
+    let z = [0; MIN_HOLE];
+    assert_eq!(cut(&[1, 0, 0, 2]), [(0, 4)]);
+    assert_eq!(cut(&[]), []);
+    assert_eq!(cut(&z), []);
+    assert_eq!(cut(&[&z[..], &[1]].concat()), [(MIN_HOLE, 1)]);
+    assert_eq!(cut(&[&[1], &z[..], &[0, 0, 2, 0]].concat()), [(0, 1), (MIN_HOLE + 3, 2)]);
+    assert_eq!(cut(&[&[0, 3], &z[..], &[4], &z].concat()), [(0, 2), (MIN_HOLE + 2, 1)]);
+    assert_eq!(cut(&[&z[1..], &[1]].concat()), [(0, MIN_HOLE)]);
+}

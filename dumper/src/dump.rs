@@ -1,6 +1,6 @@
 //! The phases of a dump, in their order.
 
-use crate::files::FileTable;
+use crate::files::{FileTable, Finished};
 use crate::stop::Stop;
 use crate::tree::Tree;
 use crate::{Error, Request, Stats, mm, pages};
@@ -8,14 +8,15 @@ use images::Dir;
 use std::collections::HashSet;
 
 /// Everything between "the tree is frozen, its inside state known" and "only small images are
-/// left to write".
+/// left to write". What comes back undoes what the images need outside themselves, unless it is
+/// told to keep it.
 pub(crate) fn contents(
     tree: &Tree,
     request: &Request,
     dir: &Dir,
     stop: Stop,
     stats: &mut Stats,
-) -> Result<(), Error> {
+) -> Result<Finished, Error> {
     let mut files = FileTable::new(request, tree)?;
     let mut tables = HashSet::new();
     for task in tree.alive() {
@@ -32,5 +33,5 @@ pub(crate) fn contents(
         mms.push(collector.collect(task, &mut files)?);
     }
     pages::dump(&mms, &files.shmems(), dir, stop, stats)?;
-    files.finish(request, dir, stats)
+    files.finish(dir)
 }

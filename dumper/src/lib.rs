@@ -30,6 +30,7 @@ pub use request::{FileValidation, Leave, Request};
 /// Parsers of what the kernel says, for fuzzing.
 #[doc(hidden)]
 pub mod parse {
+    pub use crate::files::parse as files;
     pub use crate::mm::parse_auxv;
     pub use crate::mm::smaps::parse as smaps;
     pub use crate::pages::scan::pagemap;
@@ -62,6 +63,9 @@ pub enum Error {
     /// Contents of memory.
     #[error(transparent)]
     Pages(pages::Error),
+    /// An open file.
+    #[error(transparent)]
+    Files(files::FilesError),
     /// A system call.
     #[error(transparent)]
     Sys(#[from] sys::Error),

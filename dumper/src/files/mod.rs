@@ -1,10 +1,53 @@
 //! Open files: descriptors, cwd, root, the executable, mapped files.
+//!
+//! ```text
+//! /proc/PID/fd + fdinfo ─walk─> table: number → description ─ident─> each description once
+//!                                     description ─pidfd_getfd─> kind ─collect─> FileEntry
+//! ```
+//! The walk covers the whole tree before anything is collected, so that a kind may ask where
+//! else a description or an inode is in use. What depends on having seen everything (peers of
+//! sockets, queues of terminals) waits for [`FileTable::finish`].
+
+pub mod error;
+mod eventfd;
+mod eventpoll;
+mod external;
+mod fs;
+mod ghost;
+mod ident;
+mod inet_sk;
+mod inotify;
+mod kind;
+mod memfd;
+mod mounts;
+pub mod parse;
+mod pidfd;
+mod pipe;
+mod reg_file;
+mod remap;
+mod signalfd;
+mod sk_opts;
+mod sk_queue;
+mod sock_diag;
+#[cfg(test)]
+mod tests;
+mod timerfd;
+mod tty;
+mod unix_sk;
+mod write;
+
+pub use error::Error as FilesError;
+pub use write::Finished;
 
 use crate::tree::{Task, Tree};
-use crate::{Error, Request, Stats};
-use images::Dir;
-use images::proto::{FdinfoEntry, FsEntry};
-use std::os::fd::OwnedFd;
+use crate::{Error, Request};
+use error::{Why, text};
+use ident::{Desc, Walk};
+use images::proto::{FdTypes, FdinfoEntry, FileEntry, FownEntry, FsEntry, RemapFilePathEntry};
+use kind::Kind;
+use nix::sys::stat::{FileStat, fstat};
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 /// A file that a VMA maps.
 #[derive(Debug)]
@@ -17,49 +60,249 @@ pub struct MappedFile {
     pub flags: u32,
 }
 
+/// What is known about a task without asking again.
+#[derive(Debug)]
+pub(crate) struct Owner {
+    pub(crate) pid: i32,
+    pub(crate) vpid: i32,
+    pub(crate) pgid: i32,
+    pub(crate) sid: i32,
+    /// Our view of the same.
+    real_pgid: i32,
+    real_sid: i32,
+}
+
 /// All files the tree uses, each once, with the ids they have in the images.
 #[derive(Debug)]
-pub struct FileTable {}
+pub struct FileTable {
+    request: Request,
+    external: external::External,
+    owners: Vec<Owner>,
+    walk: Walk,
+    /// Descriptions by position in `walk.descs`: their type once collected.
+    types: HashMap<usize, FdTypes>,
+    last_id: u32,
+    files: Vec<FileEntry>,
+    remaps: Vec<RemapFilePathEntry>,
+    regular: reg_file::State,
+    remap: remap::State,
+    mounts: mounts::State,
+    pipes: pipe::State,
+    memfds: memfd::State,
+    ttys: tty::State,
+    unix: unix_sk::State,
+    diag: sock_diag::State,
+}
+
+/// One description, pulled over: what a kind's `collect` gets.
+#[derive(Debug)]
+pub(crate) struct Open<'a> {
+    /// File id.
+    pub(crate) id: u32,
+    /// Position in the walk.
+    pub(crate) desc: usize,
+    /// Holder's pid, in our pid namespace: for paths in `/proc`.
+    pub(crate) pid: i32,
+    /// Its number there.
+    pub(crate) fd: RawFd,
+    /// The same description in our table.
+    pub(crate) own: BorrowedFd<'a>,
+    /// Text of the link.
+    pub(crate) link: &'a [u8],
+    /// Text of `fdinfo`.
+    pub(crate) text: &'a [u8],
+    /// Its common lines.
+    pub(crate) info: parse::Fdinfo,
+    /// `fstat`.
+    pub(crate) stat: FileStat,
+    /// Owner for SIGIO.
+    pub(crate) fown: FownEntry,
+}
 
 impl FileTable {
-    /// An empty table for `tree`.
-    pub fn new(_request: &Request, _tree: &Tree) -> Result<Self, Error> {
-        Ok(Self {})
+    /// Looks at every descriptor of `tree`.
+    pub fn new(request: &Request, tree: &Tree) -> Result<Self, Error> {
+        let walk = Walk::new(tree).map_err(Error::Files)?;
+        let owners = tree
+            .tasks
+            .iter()
+            .map(|t| Owner {
+                pid: t.pid,
+                vpid: t.vpid,
+                pgid: t.pgid,
+                sid: t.sid,
+                real_pgid: t.stat.pgid,
+                real_sid: t.stat.sid,
+            })
+            .collect();
+        if let Some(lock) = walk.first_lock() {
+            let why = if request.file_locks {
+                Why::yet("file locks")
+            } else {
+                Why::refused(
+                    "Some file locks are hold by dumping tasks! You can try --file-locks to dump them.",
+                )
+            };
+            return Err(Error::Files(lock.error(why)));
+        }
+        Ok(Self {
+            request: request.clone(),
+            external: external::External::parse(&request.external),
+            owners,
+            walk,
+            types: HashMap::new(),
+            last_id: 0,
+            files: Vec::new(),
+            remaps: Vec::new(),
+            regular: reg_file::State::default(),
+            remap: remap::State::default(),
+            mounts: mounts::State::default(),
+            pipes: pipe::State::default(),
+            memfds: memfd::State::default(),
+            ttys: tty::State::default(),
+            unix: unix_sk::State::default(),
+            diag: sock_diag::State::default(),
+        })
     }
 
     /// The descriptors of `task`: contents of `fdinfo-<files_id>.img`.
     /// Called once for each `files_id`.
-    pub fn collect_fds(&mut self, _task: &Task) -> Result<Vec<FdinfoEntry>, Error> {
-        Err(Error::NotYet("descriptors".into()))
+    pub fn collect_fds(&mut self, task: &Task) -> Result<Vec<FdinfoEntry>, Error> {
+        let fds = self.walk.tables.get(&task.files_id).cloned().unwrap_or_default();
+        let mut out = Vec::with_capacity(fds.len());
+        for fd in fds {
+            if !self.types.contains_key(&fd.desc) {
+                self.pull(task, fd.desc).map_err(Error::Files)?;
+            }
+            self.drain_queued().map_err(Error::Files)?;
+            let (id, kind) = (self.walk.descs[fd.desc].id, self.types[&fd.desc]);
+            out.push(FdinfoEntry {
+                id,
+                flags: fd.cloexec.into(),
+                r#type: kind.into(),
+                fd: fd.num as u32,
+                ..FdinfoEntry::default()
+            });
+        }
+        Ok(out)
     }
 
     /// cwd, root and umask of `task`.
-    pub fn collect_fs(&mut self, _task: &Task) -> Result<FsEntry, Error> {
-        Err(Error::NotYet("cwd and root".into()))
+    pub fn collect_fs(&mut self, task: &Task) -> Result<FsEntry, Error> {
+        self.fs(task).map_err(Error::Files)
     }
 
     /// File id of the executable of `task`.
-    pub fn exe(&mut self, _task: &Task) -> Result<u32, Error> {
-        Err(Error::NotYet("executable".into()))
+    pub fn exe(&mut self, task: &Task) -> Result<u32, Error> {
+        self.exe_link(task).map_err(Error::Files)
     }
 
     /// File id of a file that `task` maps.
-    pub fn mapped(&mut self, _task: &Task, _file: &MappedFile) -> Result<u32, Error> {
-        Err(Error::NotYet("mapped files".into()))
+    pub fn mapped(&mut self, task: &Task, file: &MappedFile) -> Result<u32, Error> {
+        self.mapped_file(task.pid, file).map_err(|why| mapping_error(task, file, why))
     }
 
     /// File id of a memfd (also: shared anonymous memory, named `/dev/zero`) that `task` maps.
-    pub fn memfd_mapped(&mut self, _task: &Task, _file: &MappedFile) -> Result<u32, Error> {
-        Err(Error::NotYet("mapped memfds".into()))
+    pub fn memfd_mapped(&mut self, task: &Task, file: &MappedFile) -> Result<u32, Error> {
+        self.mapped_memfd(task.pid, file).map_err(|why| mapping_error(task, file, why))
     }
 
-    /// Memfds, and shared memory without a name: segments whose contents are to be saved.
-    pub fn shmems(&self) -> Vec<crate::pages::Shmem<'_>> {
-        Vec::new()
+    fn pull(&mut self, task: &Task, desc: usize) -> Result<(), error::Error> {
+        let num = self.walk.descs[desc].fd;
+        let own = sys::fd::pidfd_getfd(task.pidfd.as_fd(), num);
+        let done = own.map_err(Why::from).and_then(|own| self.collect(desc, own.as_fd()));
+        done.map_err(|why| self.walk.descs[desc].error(why))
     }
 
-    /// Writes `files.img` and the images that go with it.
-    pub fn finish(self, _request: &Request, _dir: &Dir, _stats: &mut Stats) -> Result<(), Error> {
-        Err(Error::NotYet("files".into()))
+    /// Collects descriptions that were found in queues of sockets; they may bring more.
+    fn drain_queued(&mut self) -> Result<(), error::Error> {
+        while let Some((desc, own)) = self.unix.in_flight.pop() {
+            if !self.types.contains_key(&desc) {
+                let done = self.collect(desc, own.as_fd());
+                done.map_err(|why| self.walk.descs[desc].error(why))?;
+            }
+            // Kept open: it is compared with what other queues hold.
+            self.unix.keep.push(own);
+        }
+        Ok(())
     }
+
+    fn next_id(&mut self) -> u32 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    /// Collects one description through our copy of it.
+    fn collect(&mut self, desc: usize, own: BorrowedFd<'_>) -> Result<(), Why> {
+        let id = match self.walk.descs[desc].id {
+            0 => self.next_id(),
+            id => id,
+        };
+        self.walk.descs[desc].id = id;
+        let Desc { pid, fd, link, text, info, .. } = self.walk.descs[desc].clone();
+        let stat = error::call(|| "fstat".into(), fstat(own))?;
+        let fown = self.owner(own, info.flags)?;
+        let open = Open { id, desc, pid, fd, own, link: &link, text: &text, info, stat, fown };
+        let kind = Kind::of(&open)?;
+        self.types.insert(desc, kind.fd_type());
+        match kind {
+            Kind::RegFile => self.reg_file(&open),
+            Kind::Pipe => self.pipe(&open),
+            Kind::Fifo => self.fifo(&open),
+            Kind::UnixSk => self.unix_sk(&open),
+            Kind::InetSk => self.inet_sk(&open),
+            Kind::Eventfd => self.eventfd(&open),
+            Kind::Eventpoll => self.eventpoll(&open),
+            Kind::Signalfd => self.signalfd(&open),
+            Kind::Timerfd => self.timerfd(&open),
+            Kind::Inotify => self.inotify(&open),
+            Kind::Memfd => self.memfd(&open),
+            Kind::Tty(tty) => self.tty(&open, tty),
+            Kind::Pidfd => self.pidfd(&open),
+        }
+    }
+
+    fn owner(&self, fd: BorrowedFd<'_>, flags: u32) -> Result<FownEntry, Why> {
+        if flags & libc::O_PATH as u32 != 0 {
+            return Ok(FownEntry::default());
+        }
+        let signum = sys::fd::fcntl(fd, 11 /* F_GETSIG */, 0)? as u32;
+        let (kind, pid) = sys::fd::owner(fd)?;
+        if pid == 0 {
+            return Ok(FownEntry { signum, ..FownEntry::default() });
+        }
+        let [uid, euid] = sys::fd::owner_uids(fd)?;
+        let virt = if kind == 2 { self.virtual_pgid(pid) } else { self.virtual_pid(pid) };
+        let pid = virt.unwrap_or_else(|| {
+            log::warn!("the owner of a file, {pid}, is not in the tree: its number is kept");
+            pid
+        });
+        Ok(FownEntry { uid, euid, signum, pid_type: kind as u32, pid: pid as u32 })
+    }
+
+    fn virtual_pid(&self, pid: i32) -> Option<i32> {
+        self.walk.virtual_tids.get(&pid).copied()
+    }
+
+    fn virtual_pgid(&self, pgid: i32) -> Option<i32> {
+        self.owners.iter().find(|o| o.real_pgid == pgid).map(|o| o.pgid)
+    }
+
+    fn virtual_sid(&self, sid: i32) -> Option<i32> {
+        self.owners.iter().find(|o| o.real_sid == sid).map(|o| o.sid)
+    }
+}
+
+fn mapping_error(task: &Task, file: &MappedFile, why: Why) -> Error {
+    Error::Files(error::Error::Path {
+        pid: task.pid,
+        what: "mapped file",
+        path: text(&file.path),
+        why,
+    })
+}
+
+/// An entry of `files.img` of this type; the caller puts its message in.
+pub(crate) fn entry(kind: FdTypes, id: u32) -> FileEntry {
+    FileEntry { r#type: kind.into(), id, ..FileEntry::default() }
 }

@@ -9,9 +9,9 @@
 pub mod raw;
 
 #[cfg(feature = "std")]
-pub mod cpuid;
-#[cfg(feature = "std")]
 pub mod cpu;
+#[cfg(feature = "std")]
+pub mod cpuid;
 #[cfg(feature = "std")]
 mod error;
 #[cfg(feature = "std")]

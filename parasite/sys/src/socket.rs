@@ -75,3 +75,27 @@ fn control_messages(mut bytes: &[u8]) -> (Vec<OwnedFd>, Vec<(i32, i32)>) {
     }
     (fds, other)
 }
+
+/// `SO_GET_FILTER`: the `len` instructions (code, jt, jf, k) of a socket's classic BPF filter.
+/// The option counts instructions where others count bytes.
+pub fn get_filter(fd: BorrowedFd<'_>, len: usize) -> Result<Vec<(u16, u8, u8, u32)>> {
+    const SO_GET_FILTER: i32 = 26;
+    let raw = fd.as_raw_fd();
+    // An instruction is 8 bytes.
+    let mut code = vec![0u64; len];
+    let mut count = len as libc::socklen_t;
+    // SAFETY: `code` has room for `count` instructions, and the kernel writes no more of them.
+    let ret = unsafe {
+        libc::getsockopt(raw, libc::SOL_SOCKET, SO_GET_FILTER, code.as_mut_ptr().cast(), &mut count)
+    };
+    check(ret.into(), || format!("getsockopt({raw}, SO_GET_FILTER, {len})"))?;
+    code.truncate(count as usize);
+    Ok(code
+        .iter()
+        .map(|w| {
+            let b = w.to_ne_bytes();
+            let code = u16::from_ne_bytes([b[0], b[1]]);
+            (code, b[2], b[3], u32::from_ne_bytes([b[4], b[5], b[6], b[7]]))
+        })
+        .collect())
+}

@@ -1,0 +1,161 @@
+//! Collects TCP listeners, closed TCP sockets and UDP sockets, of IPv4 and IPv6.
+
+use super::error::Why;
+use super::parse::InetDiag;
+use super::sk_opts::{self, get_u32, opt_u32};
+use super::{FileTable, Open, entry};
+use images::proto::{FdTypes, InetSkEntry, IpOptsEntry, SkShutdown, TcpOptsEntry};
+use std::os::fd::BorrowedFd;
+
+const CLOSE: u8 = 7;
+const LISTEN: u8 = 10;
+const UDP_CORK: i32 = 1;
+
+impl FileTable {
+    pub(crate) fn inet_sk(&mut self, open: &Open<'_>) -> Result<(), Why> {
+        let own = open.own;
+        let get = |name| get_u32(own, libc::SOL_SOCKET, name);
+        let family = get(libc::SO_DOMAIN)?;
+        let (kind, proto) = (get(libc::SO_TYPE)?, get(libc::SO_PROTOCOL)?);
+        match (kind as i32, proto as i32) {
+            (libc::SOCK_STREAM, libc::IPPROTO_TCP) => {}
+            (libc::SOCK_DGRAM, libc::IPPROTO_UDP | libc::IPPROTO_UDPLITE) => {
+                self.datagrams(open)?
+            }
+            (libc::SOCK_RAW, _) => return Err(Why::yet("raw sockets")),
+            (libc::SOCK_DGRAM, libc::IPPROTO_ICMP | libc::IPPROTO_ICMPV6) => {
+                return Err(Why::yet("ping sockets"));
+            }
+            _ => {
+                return Err(Why::refused(format!(
+                    "Unsupported proto {proto} for socket of type {kind}"
+                )));
+            }
+        }
+        let ino = open.stat.st_ino as u32;
+        let known = self.diag.inet(open.pid, family as u8, proto as u8)?.get(&ino).cloned();
+        // A socket that is neither bound nor connected is in no table of the kernel.
+        let diag = known.unwrap_or_else(|| InetDiag { state: CLOSE, ..InetDiag::default() });
+        if proto as i32 == libc::IPPROTO_TCP {
+            self.tcp_state(&diag)?;
+        }
+        let opts = sk_opts::collect(own, false)?;
+        let words = if family as i32 == libc::AF_INET { 1 } else { 4 };
+        let mut file = entry(FdTypes::Inetsk, open.id);
+        file.isk = Some(InetSkEntry {
+            id: open.id,
+            ino,
+            family,
+            r#type: kind,
+            proto,
+            state: diag.state.into(),
+            src_port: diag.ports.0.into(),
+            dst_port: diag.ports.1.into(),
+            flags: open.info.flags,
+            backlog: if diag.state == LISTEN { diag.wqueue } else { 0 },
+            src_addr: diag.addrs.0[..words].to_vec(),
+            dst_addr: diag.addrs.1[..words].to_vec(),
+            fown: open.fown,
+            v6only: (words == 4)
+                .then(|| get_u32(own, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY).map(|v| v != 0))
+                .transpose()?,
+            ip_opts: Some(ip_opts(own, words == 4)),
+            ifname: scope(&diag, words == 4, opts.so_bound_dev.clone()),
+            opts,
+            ns_id: None,
+            shutdown: shutdown(proto as i32, diag.shutdown),
+            tcp_opts: Some(tcp_opts(own, proto as i32)),
+        });
+        self.files.push(file);
+        Ok(())
+    }
+
+    fn datagrams(&self, open: &Open<'_>) -> Result<(), Why> {
+        if opt_u32(open.own, libc::IPPROTO_UDP, UDP_CORK).is_some_and(|v| v != 0) {
+            return Err(Why::refused("Can't dump corked dgram socket"));
+        }
+        let mut queued = [0u8; 4];
+        if sys::fd::ioctl_bytes(open.own, libc::FIONREAD, &mut queued).is_ok()
+            && i32::from_ne_bytes(queued) > 0
+        {
+            log::warn!("task {}: fd {}: unread datagrams will be dropped", open.pid, open.fd);
+        }
+        Ok(())
+    }
+
+    fn tcp_state(&self, diag: &InetDiag) -> Result<(), Why> {
+        match diag.state {
+            CLOSE => Ok(()),
+            LISTEN if diag.rqueue == 0 || self.request.skip_in_flight => Ok(()),
+            LISTEN => Err(Why::refused(format!(
+                "In-flight connection (l) for {:x}. In-flight connections can be ignored with the \
+                 --skip-in-flight option.",
+                diag.ino
+            ))),
+            _ if self.request.tcp_established || self.request.tcp_close => {
+                Err(Why::yet("established TCP connections"))
+            }
+            _ => {
+                Err(Why::refused("Connected TCP socket, consider using --tcp-established option."))
+            }
+        }
+    }
+}
+
+/// Options of the IP layer that are not as usual.
+fn ip_opts(fd: BorrowedFd<'_>, v6: bool) -> IpOptsEntry {
+    let set = |level, name| opt_u32(fd, level, name).filter(|&v| v != 0);
+    if v6 {
+        return IpOptsEntry {
+            freebind: set(libc::IPPROTO_IPV6, libc::IPV6_FREEBIND).map(|_| true),
+            pktinfo: set(libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO).map(|_| true),
+            ..IpOptsEntry::default()
+        };
+    }
+    IpOptsEntry {
+        freebind: set(libc::IPPROTO_IP, libc::IP_FREEBIND).map(|_| true),
+        pktinfo: set(libc::IPPROTO_IP, libc::IP_PKTINFO).map(|_| true),
+        tos: set(libc::IPPROTO_IP, libc::IP_TOS),
+        ttl: set(libc::IPPROTO_IP, libc::IP_TTL),
+        ..IpOptsEntry::default()
+    }
+}
+
+fn tcp_opts(fd: BorrowedFd<'_>, proto: i32) -> TcpOptsEntry {
+    if proto != libc::IPPROTO_TCP {
+        return TcpOptsEntry::default();
+    }
+    let get = |name| opt_u32(fd, libc::IPPROTO_TCP, name);
+    let flag = |name| get(name).filter(|&v| v != 0).map(|_| true);
+    TcpOptsEntry {
+        cork: flag(libc::TCP_CORK),
+        nodelay: flag(libc::TCP_NODELAY),
+        keepcnt: get(libc::TCP_KEEPCNT),
+        keepidle: get(libc::TCP_KEEPIDLE),
+        keepintvl: get(libc::TCP_KEEPINTVL),
+    }
+}
+
+/// Link-local addresses mean something on one interface only.
+fn scope(diag: &InetDiag, v6: bool, bound: Option<String>) -> Option<String> {
+    // fe80::/10, in memory order.
+    let local = |a: &[u32; 4]| {
+        let b = a[0].to_ne_bytes();
+        b[0] == 0xfe && b[1] & 0xc0 == 0x80
+    };
+    if !v6 || !(local(&diag.addrs.0) || local(&diag.addrs.1)) {
+        return None;
+    }
+    bound
+}
+
+fn shutdown(proto: i32, bits: u8) -> Option<i32> {
+    let kind = match bits & 3 {
+        _ if proto == libc::IPPROTO_TCP => return None,
+        0 => return None,
+        1 => SkShutdown::Read,
+        2 => SkShutdown::Write,
+        _ => SkShutdown::Both,
+    };
+    Some(kind.into())
+}

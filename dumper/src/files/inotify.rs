@@ -1,0 +1,138 @@
+//! Collects inotifies.
+//!
+//! The kernel tells the inode and a file handle of what is watched, the image wants a path too:
+//! the handle is opened on a mount of that device and asked for its path.
+
+use super::error::{Why, call, text};
+use super::parse::{self, Watch};
+use super::{FileTable, Open, entry};
+use images::proto::{FdTypes, FhEntry, InotifyFileEntry, InotifyWdEntry};
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, fstat, fstatat};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::OsStringExt;
+
+/// `handle` has at least this many words.
+const HANDLE_WORDS: usize = 16;
+
+impl FileTable {
+    pub(crate) fn inotify(&mut self, open: &Open<'_>) -> Result<(), Why> {
+        let watches = parse::inotify(open.text).ok_or_else(|| Why::field("inotify"))?;
+        let mut wd = Vec::with_capacity(watches.len());
+        for watch in &watches {
+            let f_handle = self.watched(open, watch)?;
+            wd.push(InotifyWdEntry {
+                id: open.id,
+                i_ino: watch.ino,
+                mask: watch.mask,
+                ignored_mask: watch.ignored_mask,
+                s_dev: watch.sdev,
+                wd: watch.wd,
+                f_handle,
+            });
+        }
+        let mut pending = [0u8; 4];
+        sys::fd::ioctl_bytes(open.own, libc::FIONREAD, &mut pending)?;
+        if i32::from_ne_bytes(pending) > 0 {
+            log::warn!("task {}: fd {}: unread inotify events will be dropped", open.pid, open.fd);
+        }
+        let mut file = entry(FdTypes::Inotify, open.id);
+        file.ify =
+            Some(InotifyFileEntry { id: open.id, flags: open.info.flags, fown: open.fown, wd });
+        self.files.push(file);
+        Ok(())
+    }
+
+    fn watched(&mut self, open: &Open<'_>, watch: &Watch) -> Result<FhEntry, Why> {
+        let (kind, bytes) = watch.handle.clone().unwrap_or_default();
+        let mut handle = vec![0u64; HANDLE_WORDS];
+        for (i, byte) in bytes.iter().enumerate() {
+            handle[i / 8] |= u64::from(*byte) << (8 * (i % 8));
+        }
+        let path = match &watch.handle {
+            Some((kind, bytes)) => self.path_of_handle(open.pid, watch, *kind, bytes)?,
+            None => None,
+        };
+        let path = match path {
+            Some(path) => path,
+            None => self.path_of_inode(open.pid, watch)?,
+        };
+        Ok(FhEntry {
+            bytes: bytes.len() as u32,
+            r#type: kind as u32,
+            handle,
+            path: Some(path),
+            mnt_id: None,
+        })
+    }
+
+    fn path_of_handle(
+        &mut self,
+        pid: i32,
+        watch: &Watch,
+        kind: i32,
+        bytes: &[u8],
+    ) -> Result<Option<Vec<u8>>, Why> {
+        let mounts = self.mounts.with_dev(pid, watch.sdev)?;
+        let root = self.mounts.root(pid)?;
+        for mount in mounts {
+            let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+            let Ok(at) = openat(root, super::mounts::below(&mount.point), flags, Mode::empty())
+            else {
+                continue;
+            };
+            let flags = libc::O_PATH | libc::O_CLOEXEC;
+            let Ok(fd) = sys::file::open_by_handle_at(at.as_fd(), kind, bytes, flags) else {
+                continue;
+            };
+            let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
+            let path = call(|| format!("readlink({link})"), nix::fcntl::readlink(link.as_str()))?
+                .into_vec();
+            let stat = call(|| "fstat".into(), fstat(fd.as_fd()))?;
+            let name = super::mounts::below(&path);
+            let there = fstatat(root, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+            if there.is_ok_and(|t| (t.st_dev, t.st_ino) == (stat.st_dev, stat.st_ino)) {
+                return Ok(Some(path));
+            }
+            if stat.st_nlink == 0 {
+                return Err(Why::yet(format!("a watch on a deleted file ({})", text(&path))));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Where handles do not help, the tree itself may have the watched file open.
+    fn path_of_inode(&mut self, pid: i32, watch: &Watch) -> Result<Vec<u8>, Why> {
+        let names: Vec<Vec<u8>> = self
+            .walk
+            .by_ino
+            .get(&watch.ino)
+            .into_iter()
+            .flatten()
+            .map(|&at| self.walk.descs[at].link.clone())
+            .chain(self.walk.descs.iter().map(|d| super::remap::parent(&d.link).to_vec()))
+            .chain(
+                ["cwd", "root", "exe"]
+                    .iter()
+                    .filter_map(|l| nix::fcntl::readlink(format!("/proc/{pid}/{l}").as_str()).ok())
+                    .map(OsStringExt::into_vec),
+            )
+            .filter(|n| n.starts_with(b"/"))
+            .collect();
+        let root = self.mounts.root(pid)?;
+        names
+            .into_iter()
+            .find(|n| {
+                fstatat(root, super::mounts::below(n), AtFlags::AT_SYMLINK_NOFOLLOW).is_ok_and(
+                    |s| s.st_ino == watch.ino && super::ghost::kernel_dev(s.st_dev) == watch.sdev,
+                )
+            })
+            .ok_or_else(|| {
+                Why::refused(format!(
+                    "Can't dump watch {}: its target (device {:#x}, inode {}) has no path that \
+                     could be found",
+                    watch.wd, watch.sdev, watch.ino
+                ))
+            })
+    }
+}

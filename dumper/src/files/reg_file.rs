@@ -1,0 +1,167 @@
+//! Collects files, directories, devices and links: all that is opened again by a path.
+
+use super::error::{Why, call};
+use super::remap::Lost;
+use super::{FileTable, MappedFile, Open, entry};
+use crate::FileValidation;
+use images::proto::{FdTypes, FownEntry, RegFileEntry};
+use nix::sys::stat::{FileStat, fstat};
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
+
+/// Build-ids are looked for in this many bytes.
+const BUILD_ID_WINDOW: usize = 1 << 20;
+
+/// What has been asked before.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    /// Build-id by device and inode.
+    build_ids: HashMap<(u64, u64), Vec<u32>>,
+    /// Entries of mappings and executables: device, inode, mount → file id.
+    mapped: HashMap<(u64, u64, i32), u32>,
+}
+
+/// A file that an entry is to be made for.
+#[derive(Debug)]
+pub(crate) struct Path<'a> {
+    pub(crate) id: u32,
+    pub(crate) pid: i32,
+    pub(crate) link: &'a [u8],
+    pub(crate) own: BorrowedFd<'a>,
+    pub(crate) stat: &'a FileStat,
+    pub(crate) flags: u32,
+    pub(crate) pos: u64,
+    pub(crate) mnt_id: i32,
+    pub(crate) fown: FownEntry,
+}
+
+impl<'a> Path<'a> {
+    /// The file behind a descriptor.
+    pub(crate) fn of(open: &'a Open<'_>, id: u32) -> Self {
+        Self {
+            id,
+            pid: open.pid,
+            link: open.link,
+            own: open.own,
+            stat: &open.stat,
+            flags: open.info.flags,
+            pos: open.info.pos,
+            mnt_id: open.info.mnt_id,
+            fown: open.fown,
+        }
+    }
+}
+
+impl FileTable {
+    /// A descriptor of a file with a path.
+    pub(crate) fn reg_file(&mut self, open: &Open<'_>) -> Result<(), Why> {
+        self.path_entry(&Path::of(open, open.id))
+    }
+
+    /// Makes the `reg` entry of `path`, and what else its name needs.
+    pub(crate) fn path_entry(&mut self, path: &Path<'_>) -> Result<(), Why> {
+        let mut reg = RegFileEntry {
+            id: path.id,
+            // O_TMPFILE without O_DIRECTORY; both say how the file was made, not how it is open.
+            flags: path.flags & !(libc::O_TMPFILE & !libc::O_DIRECTORY) as u32,
+            pos: path.pos,
+            fown: path.fown,
+            mode: Some(path.stat.st_mode),
+            ..RegFileEntry::default()
+        };
+        if self.external.has_file(path.mnt_id, path.stat.st_ino) {
+            reg.name = path.link.to_vec();
+            reg.ext = Some(true);
+            self.push_reg(reg);
+            return Ok(());
+        }
+        reg.mnt_id = self.mounts.mnt_id(path.pid, path.mnt_id)?;
+        let (name, lost) = self.name_of(path)?;
+        reg.name = name;
+        if path.stat.st_mode & libc::S_IFMT == libc::S_IFREG {
+            let appends = path.flags & libc::O_ACCMODE as u32 == libc::O_WRONLY as u32
+                && path.flags & libc::O_APPEND as u32 != 0;
+            // A log that others append to may grow until the restore.
+            reg.size = (!appends).then_some(path.stat.st_size as u64);
+            // What is copied or linked comes back as it is; what is found by name may not.
+            if lost.is_none() && self.request.file_validation == FileValidation::BuildId {
+                reg.build_id = self.build_id(path)?;
+            }
+        }
+        if let Some(lost) = lost {
+            self.remap(path, &reg, lost)?;
+        }
+        self.push_reg(reg);
+        Ok(())
+    }
+
+    pub(crate) fn push_reg(&mut self, reg: RegFileEntry) {
+        let mut file = entry(FdTypes::Reg, reg.id);
+        file.reg = Some(reg);
+        self.files.push(file);
+    }
+
+    fn build_id(&mut self, path: &Path<'_>) -> Result<Vec<u32>, Why> {
+        let key = (path.stat.st_dev, path.stat.st_ino);
+        if let Some(id) = self.regular.build_ids.get(&key) {
+            return Ok(id.clone());
+        }
+        let id = read_build_id(path).unwrap_or_default();
+        self.regular.build_ids.insert(key, id.clone());
+        Ok(id)
+    }
+
+    /// File id of a mapped file or an executable: one entry for all who map it alike.
+    pub(crate) fn mapped_file(&mut self, pid: i32, file: &MappedFile) -> Result<u32, Why> {
+        let own = file.fd.as_fd();
+        let stat = call(|| "fstat".into(), fstat(own))?;
+        let (link, text) = super::ident::own_texts(own)?;
+        let info = super::parse::Fdinfo::parse(&text).ok_or_else(|| Why::field("mnt_id"))?;
+        let key = (stat.st_dev, stat.st_ino, info.mnt_id);
+        if let Some(&id) = self.regular.mapped.get(&key) {
+            return Ok(id);
+        }
+        let id = self.next_id();
+        self.path_entry(&Path {
+            id,
+            pid,
+            link: &link,
+            own,
+            stat: &stat,
+            // The access mode stands in each VMA.
+            flags: 0,
+            pos: 0,
+            mnt_id: info.mnt_id,
+            fown: FownEntry::default(),
+        })?;
+        self.regular.mapped.insert(key, id);
+        Ok(id)
+    }
+}
+
+/// `None`: no ELF file, no note, or a file that cannot be read. Then the size has to do.
+fn read_build_id(path: &Path<'_>) -> Option<Vec<u32>> {
+    let file = File::open(format!("/proc/self/fd/{}", path.own.as_raw_fd())).ok()?;
+    let mut head = [0u8; 4];
+    file.read_exact_at(&mut head, 0).ok()?;
+    if &head != b"\x7fELF" {
+        return None;
+    }
+    // Notes are near the beginning in nearly all files.
+    for window in [4096, BUILD_ID_WINDOW] {
+        let mut bytes = vec![0u8; window.min(path.stat.st_size as usize)];
+        let mut len = 0;
+        while let Ok(n @ 1..) = file.read_at(&mut bytes[len..], len as u64) {
+            len += n;
+        }
+        if let Some(id) = super::parse::build_id(&bytes[..len]) {
+            return Some(id);
+        }
+    }
+    None
+}
+
+/// A file whose path does not lead to it, and why.
+pub(crate) type MaybeLost = Option<Lost>;

@@ -1,0 +1,164 @@
+//! What the kernel tells about all sockets of a network namespace, one question per kind.
+
+use super::error::{Why, call};
+use super::parse::{InetDiag, Netlink, UnixDiag, inet_diag, netlink, unix_diag};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
+};
+use nix::sys::stat::stat;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_DUMP: u16 = 0x300;
+/// NAME, VFS, PEER, ICONS, RQLEN.
+const UDIAG_SHOW: u32 = 0x1f;
+
+/// Answers so far, by inode of the network namespace.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    ns: HashMap<i32, u64>,
+    unix: HashMap<u64, HashMap<u32, UnixDiag>>,
+    inet: HashMap<(u64, u8, u8), HashMap<u32, InetDiag>>,
+}
+
+impl State {
+    /// Inode of the network namespace of `pid`.
+    pub(crate) fn ns_of(&mut self, pid: i32) -> Result<u64, Why> {
+        match self.ns.entry(pid) {
+            Entry::Occupied(e) => Ok(*e.get()),
+            Entry::Vacant(e) => {
+                let path = format!("/proc/{pid}/ns/net");
+                let ino = call(|| format!("stat({path})"), stat(path.as_str()))?.st_ino;
+                Ok(*e.insert(ino))
+            }
+        }
+    }
+
+    /// All unix sockets in the namespace of `pid`, by inode.
+    pub(crate) fn unix(&mut self, pid: i32) -> Result<&HashMap<u32, UnixDiag>, Why> {
+        let ns = self.ns_of(pid)?;
+        if !self.unix.contains_key(&ns) {
+            let mut body = vec![libc::AF_UNIX as u8, 0, 0, 0];
+            body.extend(u32::MAX.to_ne_bytes());
+            body.extend(0u32.to_ne_bytes());
+            body.extend(UDIAG_SHOW.to_ne_bytes());
+            body.extend([0xff; 8]);
+            let list = self.ask(pid, &body)?;
+            let map = list.iter().filter_map(|b| unix_diag(b)).map(|d| (d.ino, d)).collect();
+            self.unix.insert(ns, map);
+        }
+        Ok(&self.unix[&ns])
+    }
+
+    /// All sockets of this family and protocol in the namespace of `pid`, by inode.
+    pub(crate) fn inet(
+        &mut self,
+        pid: i32,
+        family: u8,
+        protocol: u8,
+    ) -> Result<&HashMap<u32, InetDiag>, Why> {
+        let key = (self.ns_of(pid)?, family, protocol);
+        if !self.inet.contains_key(&key) {
+            let mut body = vec![family, protocol, 0, 0];
+            body.extend(u32::MAX.to_ne_bytes());
+            body.extend([0u8; 48]);
+            let list = match self.ask(pid, &body) {
+                // No module for this protocol: then there is no socket of it either, or it is
+                // found missing when it is looked up.
+                Err(Why::Sys(e)) if e.errno() == libc::ENOENT => Vec::new(),
+                list => list?,
+            };
+            let map = list.iter().filter_map(|b| inet_diag(b)).map(|d| (d.ino, d)).collect();
+            self.inet.insert(key, map);
+        }
+        Ok(&self.inet[&key])
+    }
+
+    /// Bodies of all answers to one request, asked in the network namespace of `pid`.
+    fn ask(&mut self, pid: i32, body: &[u8]) -> Result<Vec<Vec<u8>>, Why> {
+        let fd = if self.ns_of(pid)? == self.ns_of(std::process::id() as i32)? {
+            diag_socket()?
+        } else {
+            // A socket belongs to the namespace it was made in: a thread goes there for it.
+            std::thread::spawn(move || -> Result<OwnedFd, Why> {
+                let path = format!("/proc/{pid}/ns/net");
+                let ns =
+                    File::open(&path).map_err(|e| sys::Error::io(format!("open({path})"), &e))?;
+                call(
+                    || format!("setns({path})"),
+                    nix::sched::setns(ns, nix::sched::CloneFlags::CLONE_NEWNET),
+                )?;
+                diag_socket()
+            })
+            .join()
+            .map_err(|_| Why::Text("the thread that asks for sockets died".into()))??
+        };
+        let mut message = Vec::with_capacity(16 + body.len());
+        message.extend((16 + body.len() as u32).to_ne_bytes());
+        message.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+        message.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
+        message.extend([0u8; 8]);
+        message.extend(body);
+        let raw = fd.as_raw_fd();
+        call(|| "send(NETLINK_SOCK_DIAG)".into(), send(raw, &message, MsgFlags::empty()))?;
+        let mut answers = Vec::new();
+        let mut buf = vec![0u8; 64 << 10];
+        loop {
+            let len =
+                call(|| "recv(NETLINK_SOCK_DIAG)".into(), recv(raw, &mut buf, MsgFlags::empty()))?;
+            for part in netlink(&buf[..len]) {
+                match part {
+                    Netlink::Message(_, body) => answers.push(body.to_vec()),
+                    Netlink::Done => return Ok(answers),
+                    Netlink::Error(errno) => {
+                        let what = format!("sock_diag(family {})", body[0]);
+                        return Err(sys::Error::new(what, errno).into());
+                    }
+                }
+            }
+            if len == 0 {
+                return Ok(answers);
+            }
+        }
+    }
+}
+
+fn diag_socket() -> Result<OwnedFd, Why> {
+    call(
+        || "socket(AF_NETLINK, NETLINK_SOCK_DIAG)".into(),
+        socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            SockProtocol::NetlinkSockDiag,
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_sockets_are_found() {
+        use std::os::linux::fs::MetadataExt;
+        let pid = std::process::id() as i32;
+        let ino = |fd: &dyn AsRawFd| {
+            std::fs::metadata(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap().st_ino() as u32
+        };
+        let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let udp = std::net::UdpSocket::bind("[::1]:0").unwrap();
+        let mut state = State::default();
+        let unix = state.unix(pid).unwrap();
+        assert_eq!((unix[&ino(&a)].peer, unix[&ino(&a)].state), (ino(&b), 1));
+        let listen = &state.inet(pid, libc::AF_INET as u8, 6).unwrap()[&ino(&tcp)];
+        let port = tcp.local_addr().unwrap().port();
+        assert_eq!((listen.state, listen.ports.0, listen.addrs.0[0]), (10, port, 0x0100_007f));
+        assert!(state.inet(pid, libc::AF_INET6 as u8, 17).unwrap().contains_key(&ino(&udp)));
+    }
+}

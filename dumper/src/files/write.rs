@@ -1,0 +1,58 @@
+//! Writes what was collected.
+
+use super::error::Error as FilesError;
+use super::tty::Queues;
+use super::{FileTable, remap};
+use crate::Error;
+use images::{Dir, Image};
+
+/// What a dump has changed outside its images. Dropping it undoes that; [`Finished::keep`]
+/// says that the images are all there will be.
+#[derive(Debug)]
+#[must_use = "dropping it undoes what the images need"]
+pub struct Finished {
+    queues: Queues,
+    links: remap::Links,
+}
+
+impl Finished {
+    /// The tasks die now: what the images refer to stays, what dies with them is not put back.
+    pub fn keep(mut self) {
+        self.queues.forget();
+        self.links.keep();
+    }
+}
+
+impl FileTable {
+    /// Writes `files.img` and the images that go with it.
+    pub fn finish(mut self, dir: &Dir) -> Result<Finished, Error> {
+        self.write(dir).map_err(Error::Files)
+    }
+
+    fn write(&mut self, dir: &Dir) -> Result<Finished, FilesError> {
+        self.check_peers()?;
+        self.check_ttys()?;
+        let mut out = dir.writer(Image::Files)?;
+        for file in &self.files {
+            out.write(file)?;
+        }
+        out.finish()?;
+        let mut out = dir.writer(Image::RemapFpath)?;
+        for remap in &self.remaps {
+            out.write(remap)?;
+        }
+        out.finish()?;
+        for ghost in &self.remap.ghosts {
+            ghost.write(dir).map_err(FilesError::Tree)?;
+        }
+        let mut out = dir.writer(Image::Memfd)?;
+        for inode in &self.memfds.inodes {
+            out.write(inode)?;
+        }
+        out.finish()?;
+        self.write_pipe_data(dir).map_err(FilesError::Tree)?;
+        self.write_queues(dir).map_err(FilesError::Tree)?;
+        let queues = self.write_ttys(dir)?;
+        Ok(Finished { queues, links: std::mem::take(&mut self.remap.links) })
+    }
+}

@@ -5,8 +5,10 @@
 //! the engines know nothing else.
 #![forbid(unsafe_code)]
 
+mod check;
 mod cli;
 mod config;
+mod cpuinfo;
 mod hooks;
 mod log;
 mod options;
@@ -18,6 +20,7 @@ mod usage;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -40,7 +43,12 @@ fn main() -> ExitCode {
     log::start();
     let mut args = std::env::args_os();
     let name = args.next().unwrap_or_else(|| "criu".into());
-    let code = real_main(&name, args.collect());
+    let code = if name.as_bytes().ends_with(b"crit") {
+        ::log::error!("not supported yet: crit");
+        FAILURE
+    } else {
+        real_main(&name, args.collect())
+    };
     log::close();
     ExitCode::from(code)
 }
@@ -171,10 +179,8 @@ fn prepare(command: Command, raw: &Raw, operands: &[OsString]) -> anyhow::Result
     request::validate(command, raw)?;
     let (images, dirs) = enter(raw)?;
     log::open(raw.log_file.as_deref()).with_context(|| {
-        format!(
-            "Can't create log file {}",
-            raw.log_file.as_deref().unwrap_or(Path::new("")).display()
-        )
+        let path = raw.log_file.clone().unwrap_or_else(|| "standard error".into());
+        format!("Can't create log file {}", path.display())
     })?;
     greet();
     if raw.leave_stopped && raw.detached && raw.shell_job && command == Command::Restore {
@@ -217,19 +223,21 @@ fn enter(raw: &Raw) -> anyhow::Result<(File, Dirs)> {
     let images = raw.images_dir.as_deref().unwrap_or(Path::new("."));
     let file = File::open(images)
         .and_then(|f| if f.metadata()?.is_dir() { Ok(f) } else { Err(not_a_dir()) })
-        .with_context(|| format!("Couldn't open image dir {}", images.display()))?;
+        .map_err(|e| {
+            ::log::error!("Can't open dir {}: {e}", images.display());
+            anyhow::anyhow!("Couldn't open image dir {}", images.display())
+        })?;
     let absolute = |path: &Path| -> anyhow::Result<PathBuf> {
-        path.canonicalize().with_context(|| path.display().to_string())
+        let cannot = || format!("Can't change directory to {}", path.display());
+        path.canonicalize().with_context(cannot)
     };
-    let images = absolute(images)?;
-    let work = match raw.work_dir.as_deref() {
-        Some(work) => absolute(work)
-            .with_context(|| format!("Can't change directory to {}", work.display()))?,
-        None => images.clone(),
+    let dirs = Dirs {
+        images: absolute(images)?,
+        work: absolute(raw.work_dir.as_deref().unwrap_or(images))?,
     };
-    std::env::set_current_dir(&work)
-        .with_context(|| format!("Can't change directory to {}", work.display()))?;
-    Ok((file, Dirs { images, work }))
+    std::env::set_current_dir(&dirs.work)
+        .with_context(|| format!("Can't change directory to {}", dirs.work.display()))?;
+    Ok((file, dirs))
 }
 
 fn not_a_dir() -> std::io::Error {

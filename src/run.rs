@@ -9,9 +9,9 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
 use crate::hooks::{Hooks, Scripts};
-use crate::options::Raw;
+use crate::options::{CpuCap, Raw};
 use crate::request::{self, Command, Dirs};
-use crate::{FAILURE, report, stats};
+use crate::{FAILURE, check, cpuinfo, report, stats};
 
 /// Where a command works.
 #[derive(Debug)]
@@ -32,8 +32,24 @@ pub(crate) fn run(
     match command {
         Command::Dump => dump(raw, place),
         Command::Restore => restore(raw, place, operands),
+        Command::Check => Ok(check(raw)),
+        Command::CpuinfoDump => cpuinfo::dump(&place.dirs.images).map(|()| 0),
+        Command::CpuinfoCheck => {
+            let CpuCap { cpu, fpu, ins, .. } = raw.cpu_cap.unwrap_or(CpuCap::DEFAULT);
+            let compare = cpuinfo::Compare { fpu, ins, cpu };
+            cpuinfo::check(&place.dirs.images, compare).map(|()| 0)
+        }
         _ => anyhow::bail!("not supported yet: {}", command.name()),
     }
+}
+
+fn check(raw: &Raw) -> u8 {
+    let groups = check::Groups { extra: raw.check_extra, experimental: raw.check_experimental };
+    let code = match &raw.feature {
+        Some(feature) => check::check_feature(feature),
+        None => check::check(groups),
+    };
+    u8::try_from(code).unwrap_or(FAILURE)
 }
 
 fn dump(raw: &Raw, place: &Place) -> anyhow::Result<u8> {

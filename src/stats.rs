@@ -7,13 +7,13 @@ use images::{Dir, Image};
 
 /// Writes `stats-dump` into the work directory.
 pub(crate) fn write_dump(work: &Path, stats: &DumpStatsEntry) -> images::Result<()> {
-    let entry = StatsEntry { dump: Some(stats.clone()), restore: None };
+    let entry = StatsEntry { dump: Some(*stats), restore: None };
     write(work, Image::StatsDump, &entry)
 }
 
 /// Writes `stats-restore` into the work directory.
 pub(crate) fn write_restore(work: &Path, stats: &RestoreStatsEntry) -> images::Result<()> {
-    let entry = StatsEntry { dump: None, restore: Some(stats.clone()) };
+    let entry = StatsEntry { dump: None, restore: Some(*stats) };
     write(work, Image::StatsRestore, &entry)
 }
 

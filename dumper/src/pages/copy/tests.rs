@@ -72,3 +72,29 @@ fn only_long_stretches_of_zeros_become_holes() {
     assert_eq!(cut(&[&[0, 3], &z[..], &[4], &z].concat()), [(0, 2), (MIN_HOLE + 2, 1)]);
     assert_eq!(cut(&[&z[1..], &[1]].concat()), [(0, MIN_HOLE)]);
 }
+
+#[test]
+fn what_process_vm_readv_does_not_read_is_read_otherwise() {
+    use crate::mm::tests::{Subject, at};
+    let subject = Subject::start(&["kinds"]);
+    let origin = || Origin::Task { pid: subject.pid(), mem: OnceLock::new() };
+    let run = |start, pages| Run { start, pages, lazy: false, readable: true };
+    let image = Arc::new(tempfile::tempfile().unwrap());
+    let control = Control { stop: Stop::watching_parent(), progress: &|_| () };
+    // Mapping 3 is PROT_NONE, which is not told here.
+    let runs = [run(at(2), 4), run(at(3), 4), run(at(12), 1)];
+    let go = |runs: &[Run]| {
+        let source = Source { origin: origin(), image: Arc::clone(&image), ..source(runs) };
+        copy(&[source], control)
+    };
+    go(&runs).unwrap();
+    let addrs = runs.iter().flat_map(|r| (0..r.pages).map(|n| r.start + n * PAGE_SIZE));
+    for (n, addr) in addrs.enumerate() {
+        let mut word = [0; 8];
+        image.read_exact_at(&mut word, n as u64 * PAGE_SIZE).unwrap();
+        assert_eq!(u64::from_ne_bytes(word), addr);
+    }
+    let error = go(&[run(at(2), 4), run(at(2) + 0x10_0000, 1)]).unwrap_err().to_string();
+    let want = format!("pid {}: page at {:#x} cannot be read", subject.pid(), at(2) + 0x10_0000);
+    assert!(error.starts_with(&want), "{error}");
+}

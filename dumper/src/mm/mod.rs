@@ -49,6 +49,12 @@ pub enum Error {
         /// Why.
         why: Refusal,
     },
+    /// Its main thread has ended, and took the way to the memory of the others with it.
+    #[error("pid {pid}: has no memory to be seen: its main thread has ended")]
+    NoMemory {
+        /// In our pid namespace.
+        pid: i32,
+    },
     /// An AIO ring as no kernel makes it.
     #[error("pid {pid}: aio ring at {start:#x} of {len} bytes: {what}")]
     AioRing {
@@ -133,6 +139,9 @@ impl Collector {
         // The kernel gives a page at a time, whatever the size of the buffer.
         let vmas = smaps::parse(BufReader::with_capacity(1 << 14, smaps))
             .map_err(|source| Error::Smaps { pid, source })?;
+        if vmas.is_empty() {
+            return Err(Error::NoMemory { pid }.into());
+        }
         let mut mm = Mm { pid, ..Mm::default() };
         let mut areas = Vec::with_capacity(vmas.len());
         self.files.enter(pid)?;

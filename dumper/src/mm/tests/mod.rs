@@ -244,3 +244,16 @@ fn auxv_ends_at_its_null() {
     assert_eq!(parse_auxv(&[]), []);
     assert_eq!(auxv(std::process::id() as i32).unwrap().len() % 2, 0);
 }
+
+#[test]
+fn a_zombie_has_no_memory() {
+    let mut child = Command::new("true").spawn().unwrap();
+    let pid = child.id() as i32;
+    while !std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") Z ") {
+        std::thread::yield_now();
+    }
+    let mut collector = Collector::with(false, Method::Best).unwrap();
+    let error = collector.vmas(pid, &mut Ids::default()).unwrap_err();
+    assert!(error.to_string().ends_with("its main thread has ended"), "{error}");
+    child.wait().unwrap();
+}

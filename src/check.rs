@@ -125,7 +125,7 @@ pub(crate) fn check_feature(name: &str) -> i32 {
     };
     match (feature.probe)() {
         Ok(()) => {
-            println!("{name} is supported");
+            crate::say(&format!("{name} is supported\n"));
             0
         }
         Err(why) => {
@@ -160,15 +160,15 @@ pub(crate) fn check(groups: Groups) -> i32 {
             1
         }
         Group::Extra => {
-            println!(
+            crate::say(
                 "Looks good but some kernel features are missing\n\
                  which, depending on your process tree, may cause\n\
-                 dump or restore failure."
+                 dump or restore failure.\n",
             );
             1
         }
         Group::Named => {
-            println!("Looks good.");
+            crate::say("Looks good.\n");
             0
         }
     }

@@ -20,6 +20,7 @@ mod usage;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -41,6 +42,7 @@ const DEPRECATED: u8 = 255;
 
 fn main() -> ExitCode {
     log::start();
+    log_panics();
     let mut args = std::env::args_os();
     let name = args.next().unwrap_or_else(|| "criu".into());
     let code = if name.as_bytes().ends_with(b"crit") {
@@ -68,10 +70,41 @@ fn real_main(name: &OsStr, args: Vec<OsString>) -> u8 {
     }
 }
 
+/// Writes to standard output, whether anybody listens or not.
+fn say(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// A panic is an error like others to those who read the log.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        let text = text.unwrap_or("no message");
+        ::log::error!("panic at {place}: {text}");
+        log::close();
+    }));
+}
+
+/// Trees may have more files open than we are allowed to by default.
+fn raise_file_limit() {
+    use nix::sys::resource::{Resource::RLIMIT_NOFILE, getrlimit, setrlimit};
+    let most =
+        std::fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|n| n.trim().parse().ok());
+    if most.is_some_and(|most| setrlimit(RLIMIT_NOFILE, most, most).is_ok()) {
+        return;
+    }
+    if let Ok((_, hard)) = getrlimit(RLIMIT_NOFILE) {
+        let _ = setrlimit(RLIMIT_NOFILE, hard, hard);
+    }
+}
+
 /// Logs an error with all its causes, and the usage text before it where CRIU shows that.
 fn report(e: &anyhow::Error) {
     if let Some(request::Error::Usage(_)) = e.downcast_ref() {
-        print!("{}", usage::short());
+        say(&usage::short());
     }
     ::log::error!("{e:#}");
 }
@@ -90,7 +123,7 @@ fn plan(name: &OsStr, args: Vec<OsString>) -> anyhow::Result<Plan> {
         Err(e) => return Ok(Plan::Done(malformed(name, &e))),
     };
     if parsed.has("help") {
-        print!("{}", usage::full());
+        say(&usage::full());
         return Ok(Plan::Done(0));
     }
     let raw = match config::gather(&parsed) {
@@ -103,11 +136,11 @@ fn plan(name: &OsStr, args: Vec<OsString>) -> anyhow::Result<Plan> {
     };
     log::set_verbosity(raw.verbosity);
     if raw.help {
-        print!("{}", usage::full());
+        say(&usage::full());
         return Ok(Plan::Done(0));
     }
     if raw.version {
-        println!("Version: {CRIU_VERSION}");
+        say(&format!("Version: {CRIU_VERSION}\n"));
         return Ok(Plan::Done(0));
     }
     command(parsed, raw)
@@ -117,7 +150,7 @@ fn plan(name: &OsStr, args: Vec<OsString>) -> anyhow::Result<Plan> {
 fn malformed(name: &OsStr, e: &Malformed) -> u8 {
     let name = Path::new(name).file_name().unwrap_or(name);
     eprintln!("{}: {e}", name.display());
-    print!("{}", usage::short());
+    say(&usage::short());
     FAILURE
 }
 
@@ -126,7 +159,7 @@ fn command(parsed: Parsed, raw: Raw) -> anyhow::Result<Plan> {
     let usage = |text: String| anyhow::Error::from(request::Error::Usage(text));
     let mut operands = parsed.operands.into_iter();
     let Some(word) = operands.next() else {
-        print!("{}", usage::short());
+        say(&usage::short());
         return Ok(Plan::Done(FAILURE));
     };
     let word = word.to_string_lossy().into_owned();
@@ -177,6 +210,7 @@ fn prepare(command: Command, raw: &Raw, operands: &[OsString]) -> anyhow::Result
         _ => {}
     }
     request::validate(command, raw)?;
+    raise_file_limit();
     let (images, dirs) = enter(raw)?;
     log::open(raw.log_file.as_deref()).with_context(|| {
         let path = raw.log_file.clone().unwrap_or_else(|| "standard error".into());
@@ -204,15 +238,13 @@ fn privileges(raw: &Raw) -> Option<u8> {
         .and_then(|caps| u64::from_str_radix(caps.trim(), 16).ok())
         .unwrap_or(0);
     if held & (CAP_SYS_ADMIN | CAP_CHECKPOINT_RESTORE) == 0 {
-        println!(
-            "CRIU needs to have the CAP_SYS_ADMIN or the CAP_CHECKPOINT_RESTORE capability: \n\
-             setcap cap_checkpoint_restore+eip criu"
-        );
+        say("CRIU needs to have the CAP_SYS_ADMIN or the CAP_CHECKPOINT_RESTORE capability: \n\
+             setcap cap_checkpoint_restore+eip criu\n");
         return Some(FAILURE);
     }
     if !raw.unprivileged {
-        println!("Running as non-root requires '--unprivileged'");
-        println!("Please consult the documentation for limitations when running as non-root");
+        say("Running as non-root requires '--unprivileged'\n\
+             Please consult the documentation for limitations when running as non-root\n");
         return Some(FAILURE);
     }
     None

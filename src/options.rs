@@ -147,17 +147,15 @@ pub(crate) struct CpuCap {
     pub(crate) fpu: bool,
     /// What programs may execute must be there.
     pub(crate) ins: bool,
-    /// `cpuinfo.img` is written with a dump and read on restore.
-    pub(crate) image: bool,
 }
 
 impl CpuCap {
     /// Nothing is compared.
-    pub(crate) const NONE: Self = Self { cpu: false, fpu: false, ins: false, image: false };
+    pub(crate) const NONE: Self = Self { cpu: false, fpu: false, ins: false };
     /// The option without a value.
-    pub(crate) const ALL: Self = Self { cpu: true, fpu: true, ins: true, image: true };
+    pub(crate) const ALL: Self = Self { cpu: true, fpu: true, ins: true };
     /// The option not given.
-    pub(crate) const DEFAULT: Self = Self { cpu: false, fpu: true, ins: true, image: false };
+    pub(crate) const DEFAULT: Self = Self { cpu: false, fpu: true, ins: true };
 }
 
 /// Why the value of an option is not good.
@@ -364,7 +362,6 @@ fn cpu_cap(raw: &mut Raw, value: Option<&OsStr>) -> Result<(), Bad> {
             "cpu" => cap.cpu = on,
             "fpu" => cap.fpu = on,
             "ins" => cap.ins = on,
-            "image" => cap.image = on,
             "all" => cap = if on { CpuCap::ALL } else { CpuCap::NONE },
             "none" => cap = if on { CpuCap::NONE } else { CpuCap::ALL },
             _ => return Err(Bad::Usage(format!("Unknown FPU mode `{word}' selected"))),
@@ -486,8 +483,8 @@ pub(crate) static OPTIONS: &[Opt] = &[
     opt("work-dir", Some(b'W'), Path(|r| &mut r.work_dir), Generic, "DIR",
         "where to change to, and where logs, pidfiles and stats go (default: the images directory)"),
     opt("cpu-cap", None, Maybe(cpu_cap), Generic, "CAP",
-        "what of the CPU to write and check: a comma-separated list of cpu, fpu, all, ins, none, \
-         image; ^CAP takes one away, no list means all"),
+        "write what the CPU can do with a dump, and compare it on restore: a comma-separated list \
+         of cpu, fpu, ins, all, none; ^CAP takes one away, no list means all"),
     opt("exec-cmd", None, Switch(|r| &mut r.exec_cmd), Generic, "",
         "after a restore execute the command that follows '--' as the parent of the root task"),
     opt("freeze-cgroup", None, Path(|r| &mut r.freeze_cgroup), Generic, "PATH",

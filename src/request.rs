@@ -119,7 +119,7 @@ const NOT_BUILT: &[(&[Command], &[Lacking])] = {
                 ("--enable-fs", |r| !r.enable_fs.is_empty()),
                 ("--empty-ns", |r| r.empty_ns_net),
                 ("--log-pid", |r| r.log_pid),
-                ("--unprivileged", |r| r.unprivileged),
+                ("--unprivileged", |r| r.unprivileged && !nix::unistd::geteuid().is_root()),
             ],
         ),
         (
@@ -228,7 +228,6 @@ pub(crate) fn dump(raw: &Raw, dirs: &Dirs) -> Result<dumper::Request, Error> {
     request.freeze_cgroup.clone_from(&raw.freeze_cgroup);
     request.track_mem = raw.track_mem;
     request.prev_images_dir.clone_from(&raw.prev_images_dir);
-    request.write_cpuinfo = raw.cpu_cap.is_some_and(|cap| cap.image);
     Ok(request)
 }
 

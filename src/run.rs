@@ -34,13 +34,19 @@ pub(crate) fn run(
         Command::Restore => restore(raw, place, operands),
         Command::Check => Ok(check(raw)),
         Command::CpuinfoDump => cpuinfo::dump(&place.dirs.images).map(|()| 0),
-        Command::CpuinfoCheck => {
-            let CpuCap { cpu, fpu, ins, .. } = raw.cpu_cap.unwrap_or(CpuCap::DEFAULT);
-            let compare = cpuinfo::Compare { fpu, ins, cpu };
-            cpuinfo::check(&place.dirs.images, compare).map(|()| 0)
-        }
+        Command::CpuinfoCheck => check_cpu(raw, place).map(|()| 0),
         _ => anyhow::bail!("not supported yet: {}", command.name()),
     }
+}
+
+/// Whether a dump and a restore care about the processor: only if asked to.
+fn compares_cpu(raw: &Raw) -> bool {
+    raw.cpu_cap.is_some_and(|cap| cap != CpuCap::NONE)
+}
+
+fn check_cpu(raw: &Raw, place: &Place) -> anyhow::Result<()> {
+    let CpuCap { cpu, fpu, ins } = raw.cpu_cap.unwrap_or(CpuCap::DEFAULT);
+    cpuinfo::check(&place.dirs.images, cpuinfo::Compare { fpu, ins, cpu })
 }
 
 fn check(raw: &Raw) -> u8 {
@@ -54,6 +60,9 @@ fn check(raw: &Raw) -> u8 {
 
 fn dump(raw: &Raw, place: &Place) -> anyhow::Result<u8> {
     let request = request::dump(raw, &place.dirs)?;
+    if compares_cpu(raw) {
+        cpuinfo::dump(&place.dirs.images)?;
+    }
     let mut hooks = Hooks::for_dump(Scripts::new(&raw.action_scripts, &place.images));
     let result = dumper::dump(&request, &mut hooks);
     drop(hooks);
@@ -68,7 +77,7 @@ fn dump(raw: &Raw, place: &Place) -> anyhow::Result<u8> {
     };
     stats::write_dump(&place.dirs.work, &stats)?;
     if raw.display_stats {
-        print!("{}", stats::show_dump(&stats));
+        crate::say(&stats::show_dump(&stats));
     }
     log::info!("Dumping finished successfully");
     Ok(0)
@@ -89,6 +98,9 @@ fn restore(raw: &Raw, place: &Place, operands: &[OsString]) -> anyhow::Result<u8
         log::warn!("Using -t with criu restore is obsoleted");
     }
     let request = request::restore(raw, &place.dirs)?;
+    if compares_cpu(raw) {
+        check_cpu(raw, place)?;
+    }
     let scripts = Scripts::new(&raw.action_scripts, &place.images);
     let mut hooks = Hooks::for_restore(scripts, raw.pidfile.clone());
     crate::log::name_children();
@@ -108,7 +120,7 @@ fn restore(raw: &Raw, place: &Place, operands: &[OsString]) -> anyhow::Result<u8
         log::warn!("stats-restore: {e}");
     }
     if raw.display_stats {
-        print!("{}", stats::show_restore(&restored.stats));
+        crate::say(&stats::show_restore(&restored.stats));
     }
     if let [program, arguments @ ..] = operands {
         let e = std::process::Command::new(program).args(arguments).exec();

@@ -68,8 +68,6 @@ pub struct Request {
     pub track_mem: bool,
     /// Directory of the previous dump, relative to `images_dir` (`--prev-images-dir`).
     pub prev_images_dir: Option<PathBuf>,
-    /// `cpuinfo.img` is written too (`--cpu-cap=image`).
-    pub write_cpuinfo: bool,
 }
 
 impl Request {
@@ -97,7 +95,6 @@ impl Request {
             freeze_cgroup: None,
             track_mem: false,
             prev_images_dir: None,
-            write_cpuinfo: false,
         }
     }
 }

@@ -8,10 +8,10 @@ use images::{Dir, Image, Writer};
 use nix::fcntl::readlinkat;
 use nix::sys::stat::FileStat;
 use nix::unistd::{Whence, lseek};
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
 /// Files of fewer bytes are written in one piece.
 const CHUNKED_FROM: i64 = 3 * 4096;
@@ -86,11 +86,13 @@ impl FileTable {
     }
 }
 
-/// The program may have it open for writing only, or by name only.
+/// The program may have it open for writing only, or by name only. Its time of access goes into
+/// the image and stays what it is.
 fn readable(path: &Path<'_>) -> Result<OwnedFd, Why> {
     let own = format!("/proc/self/fd/{}", path.own.as_raw_fd());
-    let file =
-        File::open(&own).map_err(|e| sys::Error::io(format!("open({})", text(path.link)), &e))?;
+    let open = |flags| OpenOptions::new().read(true).custom_flags(flags).open(&own);
+    let file = open(libc::O_NOATIME).or_else(|_| open(0));
+    let file = file.map_err(|e| sys::Error::io(format!("open({})", text(path.link)), &e))?;
     Ok(file.into())
 }
 

@@ -91,6 +91,9 @@ pub(crate) struct Walk {
     pub(crate) sockets: HashMap<u64, usize>,
     /// Descriptions that look alike, in the kernel's order for kcmp.
     alike: HashMap<Looks, Vec<usize>>,
+    /// The description that a number had in the last table that had it: forked tasks have most
+    /// of theirs in common.
+    by_num: HashMap<RawFd, usize>,
     /// Positions by inode, for targets of epolls.
     pub(crate) by_ino: HashMap<u64, Vec<usize>>,
 }
@@ -143,6 +146,7 @@ impl Walk {
                 .identify(pid, num, link, &buf, info)
                 .map_err(|(link, why)| fd_error(&link, why))?;
             self.descs[desc].holders.push((vpid, pid, num));
+            self.by_num.insert(num, desc);
             fds.push(Fd { num, cloexec: info.cloexec, desc });
         }
         self.tables.insert(files_id, fds);
@@ -162,6 +166,17 @@ impl Walk {
         // A socket has one description for ever: its inode tells which.
         if let Some(&at) = ino.and_then(|ino| self.sockets.get(&ino)) {
             return Ok(at);
+        }
+        if let Some(&at) = self.by_num.get(&fd) {
+            let old = &self.descs[at];
+            let alike = old.link == link
+                && (old.info.flags, old.info.pos, old.info.ino) == (info.flags, info.pos, info.ino);
+            if alike
+                && kcmp(old.pid, pid, Kcmp::File, old.fd as u64, fd as u64)
+                    .is_ok_and(Ordering::is_eq)
+            {
+                return Ok(at);
+            }
         }
         let new = self.descs.len();
         let looks = Looks::of(&link, &info, text);
@@ -229,7 +244,7 @@ fn read_at(dir: &OwnedFd, name: &str, buf: &mut Vec<u8>) -> Result<(), Why> {
     )?;
     buf.clear();
     let mut file = std::fs::File::from(fd);
-    // Two reads (text, end) without growing for all but epolls and inotifies.
+    // One read for all but epolls and inotifies with many targets.
     buf.resize(4096, 0);
     let mut len = 0;
     loop {
@@ -237,8 +252,13 @@ fn read_at(dir: &OwnedFd, name: &str, buf: &mut Vec<u8>) -> Result<(), Why> {
             buf.resize(len * 2, 0);
         }
         match file.read(&mut buf[len..]) {
-            Ok(0) => break,
-            Ok(n) => len += n,
+            Ok(n) => {
+                len += n;
+                // The kernel gives all there is, if it fits.
+                if len < buf.len() {
+                    break;
+                }
+            }
             Err(e) => return Err(sys::Error::io(format!("read(fdinfo/{name})"), &e).into()),
         }
     }

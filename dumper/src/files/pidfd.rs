@@ -20,7 +20,8 @@ impl FileTable {
         file.pidfd = Some(PidfdEntry {
             id: open.id,
             ino: open.stat.st_ino as u32,
-            flags: open.info.flags,
+            // What pidfd_open takes: PIDFD_NONBLOCK and PIDFD_THREAD.
+            flags: open.info.flags & (libc::O_NONBLOCK | libc::O_EXCL) as u32,
             nspid,
             fown: open.fown,
         });

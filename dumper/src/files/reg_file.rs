@@ -64,8 +64,7 @@ impl FileTable {
     pub(crate) fn path_entry(&mut self, path: &Path<'_>) -> Result<(), Why> {
         let mut reg = RegFileEntry {
             id: path.id,
-            // O_TMPFILE without O_DIRECTORY; both say how the file was made, not how it is open.
-            flags: path.flags & !(libc::O_TMPFILE & !libc::O_DIRECTORY) as u32,
+            flags: open_flags(path.flags),
             pos: path.pos,
             fown: path.fown,
             mode: Some(path.stat.st_mode),
@@ -139,6 +138,12 @@ impl FileTable {
         self.regular.mapped.insert(key, id);
         Ok(id)
     }
+}
+
+/// Without what says how the file was made.
+fn open_flags(flags: u32) -> u32 {
+    let tmpfile = libc::O_TMPFILE as u32;
+    if flags & tmpfile == tmpfile { flags & !tmpfile } else { flags }
 }
 
 /// `None`: no ELF file, no note, or a file that cannot be read. Then the size has to do.

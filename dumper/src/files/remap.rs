@@ -79,10 +79,10 @@ impl FileTable {
             return Err(Why::refused("Can't dump a file without a path"));
         }
         let fs = call(|| "fstatfs".into(), fstatfs(path.own))?.filesystem_type().0;
-        if fs == magic::PROC {
-            return proc_name(path, &self.walk.virtual_tids);
-        }
         let root = self.mounts.root(path.pid)?;
+        if fs == magic::PROC {
+            return proc_name(root, path, &self.walk.virtual_tids);
+        }
         // The whole text first: a name may really end in " (deleted)".
         let there = stat_at(root, path.link);
         if there.as_ref().is_some_and(|s| same(s, path.stat)) {
@@ -204,14 +204,18 @@ impl FileTable {
     }
 }
 
-/// Names in `/proc` lead there again unless they are in the directory of a task that is gone.
-fn proc_name(path: &Path<'_>, tids: &HashMap<i32, i32>) -> Result<(Vec<u8>, MaybeLost), Why> {
+/// Names in `/proc` lead there again unless they are in the directory of a task that is gone;
+/// only of that directory itself the link says that it is deleted.
+fn proc_name(
+    root: BorrowedFd<'_>,
+    path: &Path<'_>,
+    tids: &HashMap<i32, i32>,
+) -> Result<(Vec<u8>, MaybeLost), Why> {
     let name = path.link.strip_suffix(DELETED).unwrap_or(path.link);
-    let pid = pid_in(name);
-    if name.len() == path.link.len() {
+    if stat_at(root, name).is_some_and(|s| same(&s, path.stat)) {
         return Ok((name.to_vec(), None));
     }
-    match pid {
+    match pid_in(name) {
         Some(pid) if !tids.values().any(|&v| v == pid) => {
             Ok((name.to_vec(), Some(Lost::DeadProc(pid))))
         }

@@ -63,7 +63,8 @@ impl FileTable {
         let peer = self.peer(open, &diag)?;
         let peer_name = self.diag.unix(open.pid)?.get(&peer).map(|p| p.name.clone());
         let listens = diag.state == LISTEN;
-        if !listens {
+        // Others than datagram sockets have a queue once they are connected.
+        if diag.state == ESTABLISHED || i32::from(diag.kind) == libc::SOCK_DGRAM {
             let peer_name = peer_name.unwrap_or_default();
             self.queue(open, diag.kind.into(), diag.rqueue as usize, &peer_name)?;
         }

@@ -7,6 +7,8 @@ mod support;
 use support::Subject;
 
 mod eventfd;
+mod eventpoll;
+mod files;
 mod memory;
 mod pipe;
 mod reg_file;

@@ -5,3 +5,51 @@ use crate::Subject;
 fn memory_environment_and_auxv_stay() {
     Subject::new("env").check();
 }
+
+#[test]
+fn private_areas_keep_content_protection_and_flags() {
+    Subject::new("maps").check();
+}
+
+#[test]
+fn shared_memory_and_memfds_stay_shared() {
+    Subject::new("shm").check();
+}
+
+#[test]
+fn pages_shared_since_fork_stay_one_page() {
+    Subject::new("cow").check();
+}
+
+#[test]
+fn vdso_works_through_old_pointers() {
+    Subject::new("vdso").check();
+}
+
+#[test]
+fn stacks_grow_on() {
+    Subject::new("stack").check();
+}
+
+#[test]
+fn aio_rings_keep_their_events() {
+    Subject::new("aio").check();
+}
+
+#[test]
+fn huge_pages_stay() {
+    Subject::new("hugetlb").check();
+}
+
+#[test]
+fn a_hundred_megabytes_come_back() {
+    Subject::new("bulk").check();
+}
+
+#[test]
+fn sealed_memfds_stay_mapped() {
+    Subject::new("shm")
+        .args(&["sealed-mapped"])
+        .stock_cannot_restore("seals after mapping: busy")
+        .check();
+}

@@ -157,6 +157,9 @@ static void merged_maps(char *out, size_t size)
 		char perms[8] = "", name[256] = "";
 		if (line && sscanf(line, "%lx-%lx %7s %*s %*s %*s %255[^\n]", &s, &e, perms, name) < 3)
 			BAD("maps line %s", line);
+		// Anonymous shared memory may come back by way of a memfd.
+		if (!strncmp(name, "/memfd:/dev/zero", 16))
+			memmove(name, name + 7, strlen(name + 7) + 1);
 		if (line && s == last_end && !strcmp(perms, last_perms) && !strcmp(name, last_name)) {
 			last_end = e;
 			continue;
@@ -355,6 +358,9 @@ int main(int argc, char **argv)
 	}
 	snprintf(subject_dir, sizeof(subject_dir), "%s", argv[1]);
 	umask(0);
+	// The launcher of the harness goes away; then init is the parent for good.
+	for (int i = 0; i < 1000 && getppid() != 1; i++)
+		usleep(1000);
 	subject(argc, argv);
 	BAD("subject returned");
 	return 1;

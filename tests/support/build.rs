@@ -28,13 +28,15 @@ fn compile(source: &str, name: &str) -> PathBuf {
     let source = sources().join(source);
     let header = sources().join("subjects/subject.h");
     let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    // Tests run in parallel, as threads and as processes; a subject already running must keep
+    // its file, so each is compiled once.
+    let lock = fs::File::create(out.with_extension("lock")).expect("lock file");
+    lock.lock().expect("lock");
     let newest = modified(&source).max(modified(&header));
     if modified(&out) >= newest {
         return out;
     }
-    // Tests run in parallel, as threads and as processes: whoever is last wins, all are equal.
-    let part =
-        out.with_extension(format!("{}-{:?}", std::process::id(), std::thread::current().id()));
+    let part = out.with_extension("part");
     let done = Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()))
         .args([
             "-O1",

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-// Process 1 of a sandbox: brings `lo` up, reaps, and ends all with it.
+// Process 1 of a sandbox: brings `lo` up, mounts terminals, reaps, and ends all with it.
 #define _GNU_SOURCE
 #include <net/if.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -18,6 +19,9 @@ int main(void)
 	int s = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	ioctl(s, SIOCSIFFLAGS, &lo);
 	close(s);
+	// Terminal numbers of our own as well.
+	if (mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620"))
+		return 2;
 	sigset_t chld;
 	sigemptyset(&chld);
 	sigaddset(&chld, SIGCHLD);

@@ -61,3 +61,8 @@ fn timerfd_counts_what_was_not_read() {
         .stock_cannot_dump("reads 1 tick: the kernel counts the others when asked for them")
         .check();
 }
+
+#[test]
+fn descriptors_stay_shared_between_tasks() {
+    Subject::new("shared_fds").check();
+}

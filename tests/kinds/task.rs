@@ -128,3 +128,18 @@ fn orphans_come_back_under_their_subreaper() {
         .stock_cannot_restore("gives them to init: the subreaper is set too late")
         .check();
 }
+
+#[test]
+fn children_of_vfork_and_exec_stay_children() {
+    Subject::new("vfork").check();
+}
+
+#[test]
+fn blocked_calls_go_on_where_they_were() {
+    Subject::new("syscalls").check();
+}
+
+#[test]
+fn sleeps_and_polls_do_not_end_early() {
+    Subject::new("syscalls").args(&["exact"]).lost_by_stock("they end with EINTR").check();
+}

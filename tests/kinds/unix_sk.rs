@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+use crate::Subject;
+
+#[test]
+fn socket_pairs_keep_their_queues() {
+    Subject::new("unix_pair").check();
+}
+
+#[test]
+fn descriptors_in_flight_arrive() {
+    Subject::new("unix_rights").check();
+}
+
+#[test]
+fn a_socket_in_its_own_queue_arrives() {
+    Subject::new("unix_rights").args(&["itself"]).check();
+}
+
+#[test]
+fn named_sockets_stay_bound_and_connected() {
+    Subject::new("unix_named").check();
+}
+
+#[test]
+fn sockets_keep_a_deleted_name() {
+    Subject::new("unix_named").args(&["deleted"]).check();
+}
+
+#[test]
+fn pending_connections_can_be_accepted() {
+    Subject::new("unix_named").args(&["pending"]).check();
+}

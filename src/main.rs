@@ -252,7 +252,7 @@ fn privileges(raw: &Raw) -> Option<u8> {
 
 /// Opens the images directory and changes to the work directory.
 fn enter(raw: &Raw) -> anyhow::Result<(File, Dirs)> {
-    let images = raw.images_dir.as_deref().unwrap_or(Path::new("."));
+    let images = raw.images_dir.as_deref().unwrap_or_else(|| Path::new("."));
     let file = File::open(images)
         .and_then(|f| if f.metadata()?.is_dir() { Ok(f) } else { Err(not_a_dir()) })
         .map_err(|e| {

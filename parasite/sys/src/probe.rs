@@ -35,6 +35,71 @@ pub fn with_tracee<T>(options: u64, ask: impl FnOnce(i32) -> Result<T>) -> Resul
     answer
 }
 
+/// As [`with_tracee`], on a child with a seccomp filter that allows everything.
+pub fn with_filtered_tracee<T>(ask: impl FnOnce(i32) -> Result<T>) -> Result<T> {
+    const RET_ALLOW: libc::sock_filter =
+        libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW };
+    let mut program = [RET_ALLOW];
+    let program = libc::sock_fprog { len: 1, filter: program.as_mut_ptr() };
+    // SAFETY: the child makes nothing but system calls before it dies.
+    let pid = match unsafe { fork_with(0, &[]) }? {
+        Forked::Parent(pid) => pid,
+        Forked::Child => {
+            // SAFETY: integers in, integer out.
+            unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+            // SAFETY: the kernel reads a sock_fprog and the one instruction it points to, both
+            // on this stack.
+            let ret = unsafe {
+                libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program)
+            };
+            if ret == 0 {
+                // SAFETY: stops this process until its parent kills it.
+                unsafe { libc::raise(libc::SIGSTOP) };
+            }
+            // SAFETY: ends this process.
+            unsafe { libc::_exit(0) }
+        }
+    };
+    let mut status = 0;
+    // SAFETY: `status` outlives the call.
+    let ret = unsafe { libc::waitpid(pid, &mut status, libc::WUNTRACED) };
+    check(ret.into(), || format!("waitpid({pid}, WUNTRACED)"))?;
+    if !libc::WIFSTOPPED(status) {
+        return Err(Error::new("prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER)", libc::EINVAL));
+    }
+    let answer = ptrace::seize(pid, 0)
+        .and_then(|()| ptrace::interrupt(pid))
+        .and_then(|()| ptrace::wait(pid, true))
+        .and_then(|_| ask(pid));
+    crate::task::kill(pid, libc::SIGKILL)?;
+    while !matches!(ptrace::wait(pid, true)?.1, ptrace::Wait::Gone(_)) {}
+    answer
+}
+
+/// Can the vDSO be moved by `mremap(2)`, keeping its name? Tried in a child.
+pub fn vdso_moves() -> bool {
+    let moved = || {
+        let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+        let range = maps.lines().find(|l| l.ends_with("[vdso]"))?.split(' ').next()?;
+        let (start, end) = range.split_once('-')?;
+        let start = usize::from_str_radix(start, 16).ok()?;
+        let len = usize::from_str_radix(end, 16).ok()? - start;
+        let place = Pages::new(len / 4096).ok()?;
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        let from = start as *mut libc::c_void;
+        // SAFETY: this process asks for no time any more, which is what the vDSO is for, and
+        // `place` is its own.
+        let to = unsafe { libc::mremap(from, len, len, flags, place.ptr) };
+        let at = format!("{:x}-", place.range().0);
+        std::mem::forget(place);
+        let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+        let kept = maps.lines().any(|l| l.starts_with(&at) && l.ends_with("[vdso]"));
+        (to != libc::MAP_FAILED && kept).then_some(())
+    };
+    let child = crate::worker::fork(|| i32::from(moved().is_none()));
+    child.and_then(crate::worker::wait).is_ok_and(|status| status == 0)
+}
+
 /// Does `clone3(2)` know `set_tid` (5.5)? Asks for the impossible pid 0.
 pub fn clone3_set_tid() -> bool {
     // SAFETY: pid 0 is never given, so no child is made.
@@ -69,6 +134,18 @@ impl Pages {
         let ptr = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, -1, 0) };
         if ptr == libc::MAP_FAILED {
             return Err(Error::last(format_args!("mmap({len})")));
+        }
+        Ok(Self { ptr, len })
+    }
+
+    /// The first pages of a file, to be read.
+    pub fn of_file(file: impl std::os::fd::AsFd, count: usize) -> Result<Self> {
+        let (raw, len) = (file.as_fd().as_raw_fd(), count * 4096);
+        let (prot, flags) = (libc::PROT_READ, libc::MAP_PRIVATE);
+        // SAFETY: a fresh mapping at an address of the kernel's choice.
+        let ptr = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, raw, 0) };
+        if ptr == libc::MAP_FAILED {
+            return Err(Error::last(format_args!("mmap({len}, fd {raw})")));
         }
         Ok(Self { ptr, len })
     }
@@ -135,12 +212,9 @@ pub fn queue_to_self() -> bool {
     let mut info = [0u32; 32];
     info[0] = libc::SIGURG as u32;
     info[2] = 0x1000_0000;
-    // SAFETY: getpid has no arguments; the siginfo is 128 bytes, which the kernel reads.
-    let ret = unsafe {
-        let pid = libc::getpid();
-        libc::syscall(libc::SYS_rt_sigqueueinfo, pid, libc::SIGURG, info.as_ptr())
-    };
-    ret == 0
+    let pid = std::process::id();
+    // SAFETY: the siginfo is 128 bytes, which the kernel reads.
+    unsafe { libc::syscall(libc::SYS_rt_sigqueueinfo, pid, libc::SIGURG, info.as_ptr()) == 0 }
 }
 
 /// `vmsplice(2)` of bytes that do not begin at a page boundary, into the pipe `to`.

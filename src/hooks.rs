@@ -18,7 +18,7 @@ const SCRIPT_FAILED: i32 = 255;
 pub(crate) struct Hooks<'a> {
     scripts: Scripts<'a>,
     pidfile: Option<PathBuf>,
-    progress: Option<Progress>,
+    progress: Progress,
 }
 
 impl<'a> Hooks<'a> {
@@ -31,12 +31,6 @@ impl<'a> Hooks<'a> {
     pub(crate) fn for_restore(scripts: Scripts<'a>, pidfile: Option<PathBuf>) -> Self {
         Self { scripts, pidfile, progress: Progress::new("restore") }
     }
-
-    fn show(&mut self, done: u64, total: u64) {
-        if let Some(progress) = &mut self.progress {
-            progress.set(done, total);
-        }
-    }
 }
 
 impl dumper::Hooks for Hooks<'_> {
@@ -44,8 +38,8 @@ impl dumper::Hooks for Hooks<'_> {
         self.scripts.run(action.name(), Some(root_pid))
     }
 
-    fn progress(&mut self, done: u64, total: u64) {
-        self.show(done, total);
+    fn progress(&self) -> &dyn dumper::Progress {
+        &self.progress
     }
 }
 
@@ -70,8 +64,8 @@ impl restorer::Hooks for Hooks<'_> {
         Ok(())
     }
 
-    fn progress(&mut self, done: u64, total: u64) {
-        self.show(done, total);
+    fn progress(&self) -> &dyn restorer::Progress {
+        &self.progress
     }
 }
 

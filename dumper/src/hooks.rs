@@ -30,8 +30,19 @@ pub trait Hooks {
     /// Acts; `Err` is the exit code to end with.
     fn run(&mut self, action: Action, root_pid: i32) -> Result<(), i32>;
 
-    /// Hears how much memory is through, in bytes, now and then while it is moved.
-    fn progress(&mut self, _done: u64, _total: u64) {}
+    /// Who wants to know how much memory is written. Asked once, before it is.
+    fn progress(&self) -> &dyn Progress {
+        &NoHooks
+    }
+}
+
+/// Hears how memory gets written, from any thread.
+pub trait Progress: Sync {
+    /// So many more bytes are to be written.
+    fn expect(&self, bytes: u64);
+
+    /// So many more bytes are written.
+    fn done(&self, bytes: u64);
 }
 
 /// No hooks.
@@ -42,4 +53,9 @@ impl Hooks for NoHooks {
     fn run(&mut self, _: Action, _: i32) -> Result<(), i32> {
         Ok(())
     }
+}
+
+impl Progress for NoHooks {
+    fn expect(&self, _: u64) {}
+    fn done(&self, _: u64) {}
 }

@@ -24,7 +24,7 @@ mod tree;
 
 use parasite::proc;
 
-pub use hooks::{Action, Hooks, NoHooks};
+pub use hooks::{Action, Hooks, NoHooks, Progress};
 pub use request::{FileValidation, Leave, Request};
 
 /// Parsers of what the kernel says, for fuzzing.

@@ -39,8 +39,19 @@ pub trait Hooks {
     /// Acts; `root_pid` once it is known. `Err` is the exit code to end with.
     fn run(&mut self, action: Action, root_pid: Option<i32>) -> Result<(), i32>;
 
-    /// Hears how much memory is through, in bytes, now and then while it is moved.
-    fn progress(&mut self, _done: u64, _total: u64) {}
+    /// Who wants to know how much memory is restored. Asked once, before it is.
+    fn progress(&self) -> &dyn Progress {
+        &NoHooks
+    }
+}
+
+/// Hears how memory gets restored, from any thread.
+pub trait Progress: Sync {
+    /// So many more bytes are to be restored.
+    fn expect(&self, bytes: u64);
+
+    /// So many more bytes are restored.
+    fn done(&self, bytes: u64);
 }
 
 /// No hooks.
@@ -51,4 +62,9 @@ impl Hooks for NoHooks {
     fn run(&mut self, _: Action, _: Option<i32>) -> Result<(), i32> {
         Ok(())
     }
+}
+
+impl Progress for NoHooks {
+    fn expect(&self, _: u64) {}
+    fn done(&self, _: u64) {}
 }

@@ -11,7 +11,7 @@
 mod hooks;
 mod request;
 
-pub use hooks::{Action, Hooks, NoHooks};
+pub use hooks::{Action, Hooks, NoHooks, Progress};
 pub use request::Request;
 
 /// Why a restore failed. Nothing of it is left.

@@ -33,12 +33,20 @@ const OURS: [&str; 7] = ["criu", "dumper", "restorer", "parasite", "images", "sy
 
 struct Logger {
     verbosity: AtomicU8,
-    fd: OnceLock<OwnedFd>,
+    target: OnceLock<Target>,
     start: OnceLock<Instant>,
     /// The only process whose lines carry no pid; 0 while none do.
     main_pid: AtomicI32,
     early: Mutex<Vec<Early>>,
     first_error: Mutex<Option<String>>,
+}
+
+/// Where lines go.
+struct Target {
+    fd: OwnedFd,
+    /// By which a task being restored knows that the number is still the log's and not that of
+    /// one of its own files.
+    file: (u64, u64),
 }
 
 /// A line that waits for the log to be opened.
@@ -50,7 +58,7 @@ struct Early {
 
 static LOGGER: Logger = Logger {
     verbosity: AtomicU8::new(DEFAULT_VERBOSITY),
-    fd: OnceLock::new(),
+    target: OnceLock::new(),
     start: OnceLock::new(),
     main_pid: AtomicI32::new(0),
     early: Mutex::new(Vec::new()),
@@ -94,7 +102,8 @@ pub(crate) fn open(path: Option<&Path>) -> io::Result<()> {
                 .as_fd(),
         )?,
     };
-    let fresh = LOGGER.fd.set(fd).is_ok();
+    let file = identity(&fd)?;
+    let fresh = LOGGER.target.set(Target { fd, file }).is_ok();
     debug_assert!(fresh, "the log is opened once");
     flush_early();
     Ok(())
@@ -108,13 +117,13 @@ pub(crate) fn close() {
 
 /// The log's descriptor, once it is open.
 pub(crate) fn fd() -> Option<RawFd> {
-    LOGGER.fd.get().map(AsRawFd::as_raw_fd)
+    LOGGER.target.get().map(|t| t.fd.as_raw_fd())
 }
 
 /// Whether the log goes to a file of its own, so that a terminal is free for other things.
 pub(crate) fn is_a_file() -> bool {
-    LOGGER.fd.get().is_some_and(|fd| {
-        nix::sys::stat::fstat(fd).is_ok_and(|st| st.st_mode & libc::S_IFMT == libc::S_IFREG)
+    LOGGER.target.get().is_some_and(|t| {
+        nix::sys::stat::fstat(&t.fd).is_ok_and(|st| st.st_mode & libc::S_IFMT == libc::S_IFREG)
     })
 }
 
@@ -143,6 +152,11 @@ fn high(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         .map_err(|e| io::Error::from_raw_os_error(e.errno()))
 }
 
+fn identity(fd: &OwnedFd) -> io::Result<(u64, u64)> {
+    let st = nix::sys::stat::fstat(fd)?;
+    Ok((st.st_dev, st.st_ino))
+}
+
 fn pid() -> i32 {
     nix::unistd::getpid().as_raw()
 }
@@ -161,7 +175,7 @@ impl Log for Logger {
             self.keep_first_error(record.args());
         }
         let at = self.start.get().map(Instant::elapsed).unwrap_or_default();
-        if self.fd.get().is_none()
+        if self.target.get().is_none()
             && let Ok(mut early) = self.early.lock()
         {
             early.push(Early { level: record.level(), at, text });
@@ -183,8 +197,9 @@ impl Logger {
         let pid = Some(pid()).filter(|pid| main != 0 && *pid != main);
         let line = line(verbosity, at, pid, text);
         // A log that cannot be written to is no reason to fail.
-        let _ = match self.fd.get() {
-            Some(fd) => nix::unistd::write(fd, line.as_bytes()),
+        let _ = match self.target.get() {
+            Some(t) if pid.is_some() && identity(&t.fd).ok() != Some(t.file) => return,
+            Some(t) => nix::unistd::write(&t.fd, line.as_bytes()),
             None => nix::unistd::write(io::stderr(), line.as_bytes()),
         };
     }

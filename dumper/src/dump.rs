@@ -1,37 +1,244 @@
 //! The phases of a dump, in their order.
 
 use crate::files::{FileTable, Finished};
+use crate::hooks::{Action, Hooks};
 use crate::stop::Stop;
-use crate::tree::Tree;
-use crate::{Error, Request, Stats, mm, pages};
-use images::Dir;
+use crate::task::core::{self, Common, Cores};
+use crate::task::creds::Lsm;
+use crate::task::seccomp::Filters;
+use crate::task::{cgroup, ids, inside};
+use crate::tree::{self, Task, Tree};
+use crate::{Error, Leave, Request, Stats, finish, inventory, mm, ns, pages};
+use images::proto::{AmberVmaEntry, FdinfoEntry, FsEntry, PstreeEntry};
+use images::{Dir, Image};
+use parasite::{Frozen, Limits};
 use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
-/// Everything between "the tree is frozen, its inside state known" and "only small images are
-/// left to write". What comes back undoes what the images need outside themselves, unless it is
-/// told to keep it.
-pub(crate) fn contents(
-    tree: &Tree,
+/// The whole dump, in the worker process.
+pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Result<Stats, Error> {
+    refuse_options(request)?;
+    let dir = Dir::open(&request.images_dir)?;
+    run_hook(hooks, Action::PreDump, request)?;
+    // Its presence is what makes a directory a complete dump.
+    dir.remove_file(&Image::Inventory.file_name())?;
+    let mut stats = Stats::default();
+    let begun = Instant::now();
+    let limits = |stop: &'_ dyn Fn() -> bool| Limits { deadline: deadline(request), stop };
+    let requested = || stop.requested();
+    let mut frozen = parasite::freeze(request.pid, &limits(&requested))?;
+    let still = Instant::now();
+    stats.freezing_time = micros(still - begun);
+    let saved = save(&mut frozen, request, &dir, stop, &mut stats)
+        .and_then(|files| run_hook(hooks, Action::PostDump, request).map(|()| files));
+    // A failure drops what is to be undone outside the tasks before they run on.
+    let leave = if saved.is_ok() { request.leave } else { Leave::Running };
+    let saved = saved.map(|files| match leave {
+        Leave::Dead => files.keep(),
+        Leave::Stopped | Leave::Running => files.keep_links(),
+    });
+    finish::finish(frozen, leave);
+    stats.frozen_time = micros(still.elapsed());
+    if let Err(e) = saved {
+        // Images of a hook's refusal are complete, and CRIU leaves them too.
+        if !matches!(e, Error::Hook { .. }) {
+            dir.remove_file(&Image::Inventory.file_name())?;
+        }
+        return Err(e);
+    }
+    inventory::write_stats(request, &stats)?;
+    Ok(stats)
+}
+
+fn refuse_options(request: &Request) -> Result<(), Error> {
+    let missing = [
+        (request.freeze_cgroup.is_some(), "--freeze-cgroup"),
+        (request.track_mem, "--track-mem"),
+        (request.prev_images_dir.is_some(), "--prev-images-dir"),
+    ];
+    match missing.iter().find(|(asked, _)| *asked) {
+        Some((_, option)) => Err(Error::NotYet((*option).into())),
+        None => Ok(()),
+    }
+}
+
+fn run_hook(hooks: &mut dyn Hooks, action: Action, request: &Request) -> Result<(), Error> {
+    let failed = |code| Error::Hook { action: action.name(), code };
+    hooks.run(action, request.pid).map_err(failed)
+}
+
+fn deadline(request: &Request) -> Option<Instant> {
+    let secs = u64::from(request.timeout_secs);
+    (secs > 0).then(|| Instant::now() + Duration::from_secs(secs))
+}
+
+fn micros(d: Duration) -> u32 {
+    d.as_micros() as u32
+}
+
+/// Everything that is done while the tree holds still.
+fn save(
+    frozen: &mut Frozen,
     request: &Request,
     dir: &Dir,
     stop: Stop,
     stats: &mut Stats,
 ) -> Result<Finished, Error> {
+    let mut tree = tree::describe(frozen)?;
+    tree::check_sessions(&tree, request)?;
+    ns::check(&tree)?;
+    ids::assign(&mut tree)?;
+    let sets = cgroup::Sets::collect(&tree)?;
+    ask_inside(&mut tree, frozen, request, stop)?;
+    let (contents, files) = contents(&tree, request, dir, stop, stats)?;
+    let cores = cores(&tree, frozen, &sets, stop)?;
+    write_tasks(dir, &tree, contents, cores)?;
+    if let Some(entry) = sets.entry()? {
+        dir.write_one(Image::Cgroup, &entry)?;
+    }
+    stop.check()?;
+    inventory::write(dir, request)?;
+    Ok(files)
+}
+
+/// Runs code in each task, one after the other: nothing of ours is left when this returns.
+fn ask_inside(
+    tree: &mut Tree,
+    frozen: &mut Frozen,
+    request: &Request,
+    stop: Stop,
+) -> Result<(), Error> {
+    let requested = || stop.requested();
+    for (task, process) in tree.tasks.iter_mut().zip(&mut frozen.processes) {
+        if task.is_zombie() {
+            continue;
+        }
+        stop.check()?;
+        let limits = Limits { deadline: deadline(request), stop: &requested };
+        let (of_process, of_threads) =
+            inside::ask(process, limits).map_err(Error::on(task.pid))?;
+        task.inside = of_process;
+        for (thread, inside) in task.threads.iter_mut().zip(of_threads) {
+            thread.inside = inside;
+        }
+    }
+    Ok(())
+}
+
+/// Files and memory of the living tasks, in the order of [`Tree::alive`].
+struct Contents {
+    fdinfos: Vec<(u32, Vec<FdinfoEntry>)>,
+    fs: Vec<FsEntry>,
+    mms: Vec<mm::Mm>,
+}
+
+/// Collects files and address spaces, and writes files and pages.
+fn contents(
+    tree: &Tree,
+    request: &Request,
+    dir: &Dir,
+    stop: Stop,
+    stats: &mut Stats,
+) -> Result<(Contents, Finished), Error> {
     let mut files = FileTable::new(request, tree)?;
     let mut tables = HashSet::new();
+    let mut all = Contents { fdinfos: Vec::new(), fs: Vec::new(), mms: Vec::new() };
     for task in tree.alive() {
         stop.check()?;
         if tables.insert(task.files_id) {
-            let _fdinfo = files.collect_fds(task)?;
+            all.fdinfos.push((task.files_id, files.collect_fds(task)?));
         }
-        let _fs = files.collect_fs(task)?;
+        all.fs.push(files.collect_fs(task)?);
     }
     let mut collector = mm::Collector::new(request)?;
-    let mut mms = Vec::new();
     for task in tree.alive() {
         stop.check()?;
-        mms.push(collector.collect(task, &mut files)?);
+        all.mms.push(collector.collect(task, &mut files)?);
     }
-    pages::dump(&mms, &files.shmems(), dir, stop, stats)?;
-    files.finish(dir)
+    let begun = Instant::now();
+    pages::dump(&all.mms, &files.shmems(), dir, stop, stats)?;
+    stats.memdump_time = micros(begun.elapsed());
+    let files = files.finish(dir)?;
+    Ok((all, files))
+}
+
+/// Core images of all tasks; writes `seccomp.img`, which belongs to all of them.
+struct AllCores {
+    of_task: Vec<Cores>,
+    filters: Filters,
+}
+
+fn cores(
+    tree: &Tree,
+    frozen: &mut Frozen,
+    sets: &cgroup::Sets,
+    stop: Stop,
+) -> Result<AllCores, Error> {
+    let mut common = Common {
+        filters: Filters::default(),
+        lsm: Lsm::detect(),
+        // Our own is no measure: it may be restricted. CPUs that exist are.
+        all_cpus: core::all_cpus()?,
+    };
+    let mut of_task = Vec::with_capacity(tree.tasks.len());
+    for ((task, process), set) in tree.tasks.iter().zip(&mut frozen.processes).zip(&sets.of_task) {
+        stop.check()?;
+        of_task.push(
+            core::collect(task, process, *set, &mut common).map_err(Error::on(task.pid))?,
+        );
+    }
+    Ok(AllCores { of_task, filters: common.filters })
+}
+
+fn write_tasks(dir: &Dir, tree: &Tree, contents: Contents, cores: AllCores) -> Result<(), Error> {
+    for (files_id, entries) in &contents.fdinfos {
+        let mut writer = dir.writer(Image::Fdinfo(*files_id))?;
+        for entry in entries {
+            writer.write(entry)?;
+        }
+        writer.finish()?;
+    }
+    let mut alive = contents.fs.iter().zip(&contents.mms);
+    let mut pstree = dir.writer(Image::Pstree)?;
+    for (i, (task, mut cores)) in tree.tasks.iter().zip(cores.of_task).enumerate() {
+        pstree.write(&pstree_entry(task))?;
+        let vpid = task.vpid as u32;
+        if !task.is_zombie() {
+            let (fs, mm) = alive.next().ok_or(Error::NotYet("task without memory".into()))?;
+            dir.write_one(Image::Ids(vpid), &ns::ids(Some((ids::id(task, i), task.files_id))))?;
+            dir.write_one(Image::Fs(vpid), fs)?;
+            dir.write_one(Image::Mm(vpid), &mm.entry)?;
+            cores.amber.vmas = mm.extras.iter().map(amber_vma).collect();
+        }
+        for (vtid, core) in &cores.threads {
+            dir.write_one(Image::Core(*vtid as u32), core)?;
+        }
+        if cores.amber != Default::default() {
+            dir.write_one(Image::Amber(vpid), &cores.amber)?;
+        }
+    }
+    pstree.finish()?;
+    dir.write_one(Image::Seccomp, cores.filters.entry())?;
+    Ok(())
+}
+
+fn amber_vma(extra: &mm::VmaExtra) -> AmberVmaEntry {
+    AmberVmaEntry {
+        start: extra.start,
+        end: extra.end,
+        pkey: (extra.pkey != 0).then_some(extra.pkey),
+        sealed: extra.sealed.then_some(true),
+        lock_on_fault: extra.lock_on_fault.then_some(true),
+        anon_name: extra.anon_name.clone(),
+    }
+}
+
+fn pstree_entry(task: &Task) -> PstreeEntry {
+    PstreeEntry {
+        pid: task.vpid as u32,
+        ppid: task.ppid as u32,
+        pgid: task.pgid as u32,
+        sid: task.sid as u32,
+        threads: task.threads.iter().map(|t| t.vtid as u32).collect(),
+    }
 }

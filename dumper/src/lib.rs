@@ -9,13 +9,16 @@
 //! ```
 #![forbid(unsafe_code)]
 #![allow(unreachable_pub, reason = "modules are private: `pub` there means the whole crate")]
-#![allow(dead_code, reason = "the phases land one after the other")]
 
 pub mod cpuinfo;
 mod dump;
 mod files;
+mod finish;
+mod guard;
 mod hooks;
+mod inventory;
 mod mm;
+mod ns;
 mod pages;
 mod request;
 mod stop;
@@ -80,6 +83,15 @@ pub enum Error {
         /// What happened.
         source: Box<Error>,
     },
+    /// The dump failed in its worker process, which says this.
+    #[error("{0}")]
+    Failed(String),
+    /// The worker process ended without a result.
+    #[error("the dumping process ended with wait status {status:#x}")]
+    WorkerDied {
+        /// As `waitpid` tells.
+        status: i32,
+    },
     /// Something that the images cannot hold, or that the request forbids.
     #[error("{0}")]
     Refused(String),
@@ -99,15 +111,9 @@ impl Error {
 pub type Stats = images::proto::DumpStatsEntry;
 
 /// Saves the tree rooted at `request.pid` into `request.images_dir`.
-pub fn dump(_request: &Request, _hooks: &mut dyn Hooks) -> Result<Stats, Error> {
-    unimplemented!("lands in the next commits")
-}
-
-impl From<pages::Error> for Error {
-    fn from(e: pages::Error) -> Self {
-        match e {
-            pages::Error::Stopped => Self::Stopped,
-            e => Self::Pages(e),
-        }
-    }
+///
+/// The work is done by a forked process, so that the death of this one, at any moment, leaves
+/// the tree unharmed. Call it from a thread that may fork (see [`sys::worker::fork`]).
+pub fn dump(request: &Request, hooks: &mut dyn Hooks) -> Result<Stats, Error> {
+    guard::run(request, hooks, dump::work)
 }

@@ -14,9 +14,14 @@ pub struct Stop {
 }
 
 impl Stop {
+    /// Watches process `front`, the parent of this one.
+    pub fn watching(front: u32) -> Self {
+        Self { front }
+    }
+
     /// Watches the present parent of this process.
     pub fn watching_parent() -> Self {
-        Self { front: std::os::unix::process::parent_id() }
+        Self::watching(std::os::unix::process::parent_id())
     }
 
     /// The dump should end, undoing what it did.

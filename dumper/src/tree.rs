@@ -1,7 +1,11 @@
 //! The tree being dumped: which tasks and threads it has, all of them held still.
 
-use crate::proc::{Stat, Status};
-use std::os::fd::OwnedFd;
+use crate::task::inside::{Inside, ThreadInside};
+use crate::{Error, Request};
+use parasite::Frozen;
+use parasite::proc::{Stat, Status};
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
 
 /// A frozen tree: parents before children, the root first.
 #[derive(Debug)]
@@ -76,15 +80,83 @@ pub struct Thread {
     pub tid: i32,
     /// As the root of the tree sees it.
     pub vtid: i32,
+    /// What only code inside the thread could tell.
+    pub inside: ThreadInside,
 }
 
-/// State of a process that only code inside it can tell.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Inside {
-    /// `brk(0)`.
-    pub brk: u64,
-    /// `PR_GET_DUMPABLE`.
-    pub dumpable: u32,
-    /// `PR_GET_THP_DISABLE`.
-    pub thp_disabled: bool,
+/// Describes what is frozen. Index for index the same tasks and threads as in `frozen`.
+pub(crate) fn describe(frozen: &Frozen) -> Result<Tree, Error> {
+    let mut vpids = HashMap::new();
+    let mut tasks = Vec::with_capacity(frozen.processes.len());
+    for p in &frozen.processes {
+        let task = task(p, &vpids).map_err(Error::on(p.pid))?;
+        vpids.insert(p.pid, task.vpid);
+        tasks.push(task);
+    }
+    Ok(Tree { tasks })
+}
+
+fn task(p: &parasite::Process, vpids: &HashMap<i32, i32>) -> Result<Task, Error> {
+    let stat = Stat::read(p.pid)?;
+    let status = p.status().clone();
+    let state = match p.stopped_by() {
+        _ if p.zombie => State::Zombie(stat.exit_code),
+        None => State::Alive,
+        Some(signo @ (libc::SIGSTOP | libc::SIGTSTP)) => State::Stopped(signo),
+        Some(signo) => {
+            log::warn!("{}: stopped by signal {signo}, will come back stopped by SIGSTOP", p.pid);
+            State::Stopped(libc::SIGSTOP)
+        }
+    };
+    let threads = p.threads.iter().map(|t| {
+        let vtid = virtual_id(t.tid, &t.status)?;
+        Ok(Thread { tid: t.tid, vtid, inside: ThreadInside::default() })
+    });
+    Ok(Task {
+        pid: p.pid,
+        vpid: virtual_id(p.pid, &status)?,
+        // The root's parent is not in the map: 0.
+        ppid: vpids.get(&p.ppid).copied().unwrap_or(0),
+        pgid: stat.pgid,
+        sid: stat.sid,
+        state,
+        pidfd: p.pidfd.as_fd().try_clone_to_owned().map_err(|e| sys::Error::io("dup", &e))?,
+        threads: threads.collect::<Result<_, Error>>()?,
+        files_id: 0,
+        stat,
+        status,
+        inside: Inside::default(),
+    })
+}
+
+/// The number in the images of a task that we know as `pid`.
+fn virtual_id(pid: i32, status: &Status) -> Result<i32, Error> {
+    // More than one number: the task lives in a pid namespace below ours.
+    match status.nspid[..] {
+        [one] if one == pid => Ok(pid),
+        _ => Err(Error::NotYet("a pid namespace of its own".into())),
+    }
+}
+
+/// Sessions and groups that a restore could not make: refused before anything is saved.
+pub(crate) fn check_sessions(tree: &Tree, request: &Request) -> Result<(), Error> {
+    let root = tree.root();
+    if !request.shell_job && root.sid != root.pid {
+        return Err(Error::Refused(format!(
+            "A session leader of {}({}) is outside of its pid namespace (session {}): it was \
+             started by a shell or another program that is not dumped; try --shell-job",
+            root.pid, root.vpid, root.sid
+        )));
+    }
+    for task in &tree.tasks {
+        let outside = task.sid == 0 || task.pgid == 0;
+        if outside && !request.shell_job {
+            return Err(Error::Refused(format!(
+                "task {}: its session or group leader is outside of the pid namespace; \
+                 try --shell-job",
+                task.pid
+            )));
+        }
+    }
+    Ok(())
 }

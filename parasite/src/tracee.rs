@@ -67,6 +67,14 @@ pub struct RseqCs {
 pub(crate) const NO_RESTART_ON_SIGNAL: u32 = 2;
 
 impl Saved {
+    /// A thread with this xsave area and nothing else, for tests of what is made of it.
+    #[doc(hidden)]
+    pub fn with_xsave(xsave: Vec<u8>) -> Self {
+        let regs = ptrace::zero_regs();
+        let rseq = RseqConfiguration::default();
+        Self { regs, mask: 0, xsave, rseq, rseq_cs: 0, critical: None }
+    }
+
     /// Where a thread at `rip` has to go on after somebody else's code ran in it: at the abort
     /// handler, when it was inside a restartable sequence.
     pub fn home(&self, rip: u64) -> u64 {

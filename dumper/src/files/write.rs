@@ -16,6 +16,12 @@ pub struct Finished {
 }
 
 impl Finished {
+    /// The tasks live on: what the images refer to stays, what was taken from the tasks is put
+    /// back.
+    pub fn keep_links(mut self) {
+        self.links.keep();
+    }
+
     /// The tasks die now: what the images refer to stays, what dies with them is not put back.
     pub fn keep(mut self) {
         self.queues.forget();

@@ -1,1 +1,13 @@
 //! State of tasks and threads other than memory and files.
+
+pub(crate) mod cgroup;
+pub(crate) mod core;
+pub(crate) mod creds;
+pub(crate) mod ids;
+pub mod inside;
+pub(crate) mod rlimits;
+pub(crate) mod rseq;
+pub(crate) mod seccomp;
+pub(crate) mod signals;
+pub(crate) mod timers;
+pub(crate) mod x86;

@@ -9,8 +9,6 @@
 pub mod raw;
 
 #[cfg(feature = "std")]
-pub mod cpu;
-#[cfg(feature = "std")]
 pub mod cpuid;
 #[cfg(feature = "std")]
 mod error;

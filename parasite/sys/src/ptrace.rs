@@ -90,10 +90,15 @@ pub fn set_options(pid: i32, options: u64) -> Result<()> {
     request(libc::PTRACE_SETOPTIONS, "SETOPTIONS", pid, 0, options).map(|_| ())
 }
 
+/// Registers that are all zero.
+pub fn zero_regs() -> Regs {
+    // SAFETY: all zero is a valid user_regs_struct (integers only).
+    unsafe { std::mem::zeroed() }
+}
+
 /// `PTRACE_GETREGS` of a 64-bit tracer.
 pub fn regs(pid: i32) -> Result<Regs> {
-    // SAFETY: all zero is a valid user_regs_struct (integers only).
-    let mut regs: Regs = unsafe { std::mem::zeroed() };
+    let mut regs = zero_regs();
     request(libc::PTRACE_GETREGS, "GETREGS", pid, 0, &raw mut regs as u64)?;
     Ok(regs)
 }

@@ -1,0 +1,44 @@
+//! `inventory.img`, which makes a directory a complete dump, and the statistics.
+
+use crate::task::cgroup::OWN_SET;
+use crate::task::creds::Lsm;
+use crate::{Error, Request, Stats, ns};
+use images::proto::{InventoryEntry, Lsmtype, PluginsEntry, StatsEntry};
+use images::{Dir, Image};
+use parasite::proc;
+
+const IMG_VERSION: u32 = 2;
+
+/// Writes the inventory: the last thing of a dump.
+pub(crate) fn write(dir: &Dir, request: &Request) -> Result<(), Error> {
+    let run_id = proc::read("/proc/sys/kernel/random/uuid")?;
+    let lsmtype = match Lsm::detect() {
+        Lsm::None => Lsmtype::NoLsm,
+        Lsm::Selinux => Lsmtype::Selinux,
+        Lsm::Apparmor => Lsmtype::Apparmor,
+    };
+    let entry = InventoryEntry {
+        img_version: IMG_VERSION,
+        fdinfo_per_id: Some(true),
+        root_ids: Some(ns::ids(None)),
+        ns_per_id: Some(true),
+        root_cg_set: Some(OWN_SET),
+        lsmtype: Some(lsmtype.into()),
+        tcp_close: request.tcp_close.then_some(true),
+        // Absent would mean "any plugin"; empty means that none took part.
+        plugins_entry: Some(PluginsEntry::default()),
+        dump_criu_run_id: Some(String::from_utf8_lossy(&run_id).trim().to_owned()),
+        allow_uprobes: request.allow_uprobes.then_some(true),
+        ..InventoryEntry::default()
+    };
+    dir.write_one(Image::Inventory, &entry)?;
+    Ok(())
+}
+
+/// Writes `stats-dump` into the work directory.
+pub(crate) fn write_stats(request: &Request, stats: &Stats) -> Result<(), Error> {
+    let dir = Dir::open(&request.work_dir)?;
+    let entry = StatsEntry { dump: Some(*stats), restore: None };
+    dir.write_one(Image::StatsDump, &entry)?;
+    Ok(())
+}

@@ -9,7 +9,7 @@ use crate::task::seccomp::Filters;
 use crate::task::{cgroup, ids, inside};
 use crate::tree::{self, Task, Tree};
 use crate::{Error, Leave, Request, Stats, finish, inventory, mm, ns, pages};
-use images::proto::{AmberVmaEntry, FdinfoEntry, FsEntry, PstreeEntry};
+use images::proto::{FdinfoEntry, FsEntry, PstreeEntry};
 use images::{Dir, Image};
 use parasite::{Frozen, Limits};
 use std::collections::HashSet;
@@ -24,9 +24,8 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
     dir.remove_file(&Image::Inventory.file_name())?;
     let mut stats = Stats::default();
     let begun = Instant::now();
-    let limits = |stop: &'_ dyn Fn() -> bool| Limits { deadline: deadline(request), stop };
-    let requested = || stop.requested();
-    let mut frozen = parasite::freeze(request.pid, &limits(&requested))?;
+    let limits = Limits { deadline: deadline(request), stop: &|| stop.requested() };
+    let mut frozen = parasite::freeze(request.pid, &limits)?;
     let still = Instant::now();
     stats.freezing_time = micros(still - begun);
     let saved = save(&mut frozen, request, &dir, stop, &mut stats)
@@ -46,7 +45,6 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
         }
         return Err(e);
     }
-    inventory::write_stats(request, &stats)?;
     Ok(stats)
 }
 
@@ -115,8 +113,7 @@ fn ask_inside(
         }
         stop.check()?;
         let limits = Limits { deadline: deadline(request), stop: &requested };
-        let (of_process, of_threads) =
-            inside::ask(process, limits).map_err(Error::on(task.pid))?;
+        let (of_process, of_threads) = inside::ask(process, limits).map_err(Error::on(task.pid))?;
         task.inside = of_process;
         for (thread, inside) in task.threads.iter_mut().zip(of_threads) {
             thread.inside = inside;
@@ -183,9 +180,7 @@ fn cores(
     let mut of_task = Vec::with_capacity(tree.tasks.len());
     for ((task, process), set) in tree.tasks.iter().zip(&mut frozen.processes).zip(&sets.of_task) {
         stop.check()?;
-        of_task.push(
-            core::collect(task, process, *set, &mut common).map_err(Error::on(task.pid))?,
-        );
+        of_task.push(core::collect(task, process, *set, &mut common).map_err(Error::on(task.pid))?);
     }
     Ok(AllCores { of_task, filters: common.filters })
 }
@@ -208,7 +203,7 @@ fn write_tasks(dir: &Dir, tree: &Tree, contents: Contents, cores: AllCores) -> R
             dir.write_one(Image::Ids(vpid), &ns::ids(Some((ids::id(task, i), task.files_id))))?;
             dir.write_one(Image::Fs(vpid), fs)?;
             dir.write_one(Image::Mm(vpid), &mm.entry)?;
-            cores.amber.vmas = mm.extras.iter().map(amber_vma).collect();
+            cores.amber.vmas = mm.extras.clone();
         }
         for (vtid, core) in &cores.threads {
             dir.write_one(Image::Core(*vtid as u32), core)?;
@@ -220,17 +215,6 @@ fn write_tasks(dir: &Dir, tree: &Tree, contents: Contents, cores: AllCores) -> R
     pstree.finish()?;
     dir.write_one(Image::Seccomp, cores.filters.entry())?;
     Ok(())
-}
-
-fn amber_vma(extra: &mm::VmaExtra) -> AmberVmaEntry {
-    AmberVmaEntry {
-        start: extra.start,
-        end: extra.end,
-        pkey: (extra.pkey != 0).then_some(extra.pkey),
-        sealed: extra.sealed.then_some(true),
-        lock_on_fault: extra.lock_on_fault.then_some(true),
-        anon_name: extra.anon_name.clone(),
-    }
 }
 
 fn pstree_entry(task: &Task) -> PstreeEntry {

@@ -1,9 +1,9 @@
-//! `inventory.img`, which makes a directory a complete dump, and the statistics.
+//! `inventory.img`, which makes a directory a complete dump.
 
 use crate::task::cgroup::OWN_SET;
 use crate::task::creds::Lsm;
-use crate::{Error, Request, Stats, ns};
-use images::proto::{InventoryEntry, Lsmtype, PluginsEntry, StatsEntry};
+use crate::{Error, Request, ns};
+use images::proto::{InventoryEntry, Lsmtype, PluginsEntry};
 use images::{Dir, Image};
 use parasite::proc;
 
@@ -32,13 +32,5 @@ pub(crate) fn write(dir: &Dir, request: &Request) -> Result<(), Error> {
         ..InventoryEntry::default()
     };
     dir.write_one(Image::Inventory, &entry)?;
-    Ok(())
-}
-
-/// Writes `stats-dump` into the work directory.
-pub(crate) fn write_stats(request: &Request, stats: &Stats) -> Result<(), Error> {
-    let dir = Dir::open(&request.work_dir)?;
-    let entry = StatsEntry { dump: Some(*stats), restore: None };
-    dir.write_one(Image::StatsDump, &entry)?;
     Ok(())
 }

@@ -107,7 +107,7 @@ impl Error {
     }
 }
 
-/// What a dump measured; also written as `stats-dump`.
+/// What a dump measured: contents of `stats-dump`, which the caller writes.
 pub type Stats = images::proto::DumpStatsEntry;
 
 /// Saves the tree rooted at `request.pid` into `request.images_dir`.
@@ -116,4 +116,13 @@ pub type Stats = images::proto::DumpStatsEntry;
 /// the tree unharmed. Call it from a thread that may fork (see [`sys::worker::fork`]).
 pub fn dump(request: &Request, hooks: &mut dyn Hooks) -> Result<Stats, Error> {
     guard::run(request, hooks, dump::work)
+}
+
+impl From<pages::Error> for Error {
+    fn from(e: pages::Error) -> Self {
+        match e {
+            pages::Error::Stopped => Self::Stopped,
+            e => Self::Pages(e),
+        }
+    }
 }

@@ -21,9 +21,7 @@ const KINDS: [(&str, u32); 8] = [
 type Links = [Option<OsString>; KINDS.len()];
 
 fn links(pid: &str) -> Links {
-    KINDS.map(|(kind, _)| {
-        std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok().map(Into::into)
-    })
+    KINDS.map(|(kind, _)| std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok().map(Into::into))
 }
 
 /// Refuses tasks that live in other namespaces than this process.
@@ -36,7 +34,8 @@ pub(crate) fn check(tree: &Tree) -> Result<(), Error> {
 }
 
 fn same(own: &Links, task: &Task) -> Result<(), Error> {
-    for ((kind, _), (ours, theirs)) in KINDS.iter().zip(own.iter().zip(links(&task.pid.to_string())))
+    for ((kind, _), (ours, theirs)) in
+        KINDS.iter().zip(own.iter().zip(links(&task.pid.to_string())))
     {
         // Absent in both: the kernel has no such namespaces.
         if *ours != theirs {

@@ -1,6 +1,6 @@
 //! The tree being dumped: which tasks and threads it has, all of them held still.
 
-use crate::task::inside::{Inside, ThreadInside};
+pub use crate::task::inside::{Inside, ThreadInside};
 use crate::{Error, Request};
 use parasite::Frozen;
 use parasite::proc::{Stat, Status};

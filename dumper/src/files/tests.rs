@@ -35,7 +35,7 @@ fn task(pid: i32, files_id: u32) -> Task {
         sid: pid,
         state: State::Alive,
         pidfd: sys::fd::pidfd_open(pid, 0).unwrap(),
-        threads: vec![Thread { tid: pid, vtid: pid }],
+        threads: vec![Thread { tid: pid, vtid: pid, inside: Default::default() }],
         files_id,
         stat: Stat::read(pid).unwrap(),
         status: Status::read(pid, pid).unwrap(),

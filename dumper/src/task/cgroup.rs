@@ -1,9 +1,11 @@
 //! Control groups: which sets of groups the tasks are in.
 
+use super::cgroup_dirs;
 use crate::Error;
 use crate::tree::Tree;
 use images::proto::{CgMemberEntry, CgSetEntry, CgroupEntry};
 use parasite::proc;
+use std::collections::BTreeMap;
 
 /// The set in which the dumper is: known by number only.
 pub(crate) const OWN_SET: u32 = 1;
@@ -50,15 +52,28 @@ impl Sets {
     }
 
     /// What goes to `cgroup.img`; `None` when all tasks are in our set.
-    pub(crate) fn entry(&self) -> Option<CgroupEntry> {
+    pub(crate) fn entry(&self) -> Result<Option<CgroupEntry>, Error> {
         if self.texts.len() == 1 {
-            return None;
+            return Ok(None);
         }
-        let sets = (2..).zip(&self.texts[1..]).map(|(id, text)| CgSetEntry {
-            id,
-            ctls: members(&String::from_utf8_lossy(text)),
-        });
-        Some(CgroupEntry { sets: sets.collect(), controllers: controllers(&self.texts[1..]) })
+        let sets = (2..)
+            .zip(&self.texts[1..])
+            .map(|(id, text)| CgSetEntry { id, ctls: members(&String::from_utf8_lossy(text)) });
+        let sets: Vec<CgSetEntry> = sets.collect();
+        let mountinfo = proc::read("/proc/self/mountinfo")?;
+        let mountinfo = String::from_utf8_lossy(&mountinfo);
+        let mut paths: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for member in sets.iter().flat_map(|s| &s.ctls) {
+            let list = paths.entry(&member.name).or_default();
+            // The root is always there.
+            if member.path != "/" && !list.contains(&member.path.as_str()) {
+                list.push(&member.path);
+            }
+        }
+        let controllers =
+            paths.iter().map(|(name, list)| cgroup_dirs::controller(&mountinfo, name, list));
+        let controllers = controllers.collect();
+        Ok(Some(CgroupEntry { sets, controllers }))
     }
 }
 

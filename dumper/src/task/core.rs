@@ -38,8 +38,7 @@ pub(crate) struct Common {
 /// What `sched_getaffinity` says for a thread that may run anywhere.
 pub(crate) fn all_cpus() -> Result<Vec<u8>, Error> {
     let path = "/sys/devices/system/cpu/possible";
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| Error::Sys(sys::Error::io(path, &e)))?;
+    let text = std::fs::read_to_string(path).map_err(|e| Error::Sys(sys::Error::io(path, &e)))?;
     let mut mask = kernel::affinity(0)?;
     mask.fill(0);
     for range in text.trim().split(',') {

@@ -2,8 +2,8 @@
 
 use crate::Error;
 use crate::tree::{Task, Tree};
-use sys::fd::{Kcmp, kcmp};
 use std::cmp::Ordering;
+use sys::fd::{Kcmp, kcmp};
 
 /// Pseudo ids of the dumper itself: what `inventory.root_ids` holds.
 pub(crate) const OWN: u32 = 1;
@@ -51,7 +51,9 @@ pub(crate) fn assign(tree: &mut Tree) -> Result<(), Error> {
             continue;
         }
         // Shared signal handlers come only with a shared address space.
-        for (order, flag) in [(&mut vm, "an address space (CLONE_VM)"), (&mut fs, "cwd and umask (CLONE_FS)")] {
+        for (order, flag) in
+            [(&mut vm, "an address space (CLONE_VM)"), (&mut fs, "cwd and umask (CLONE_FS)")]
+        {
             if let Some(other) = order.same(task.pid, i)? {
                 return Err(Error::Refused(format!(
                     "tasks {} and {} share {flag}: this has no image",

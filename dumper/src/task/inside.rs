@@ -139,7 +139,9 @@ impl ProcessScript {
 
     fn read(&self, a: &Answers, posix: Vec<PosixTimer>) -> Result<Inside, Error> {
         if a.result(self.ldt) > 0 {
-            return Err(Error::Refused("it has LDT entries (modify_ldt), which have no image".into()));
+            return Err(Error::Refused(
+                "it has LDT entries (modify_ldt), which have no image".into(),
+            ));
         }
         let sigactions = signals().zip(&self.sigactions).map(|(signo, (call, out))| {
             if a.result(*call) != 0 {

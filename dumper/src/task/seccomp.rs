@@ -58,7 +58,9 @@ fn chain(tid: i32) -> sys::Result<Vec<Filter>> {
 
 fn explain(e: &sys::Error) -> Error {
     let why = match e.errno() {
-        libc::EACCES => "it needs CAP_SYS_ADMIN in the initial user namespace, and a criu without seccomp",
+        libc::EACCES => {
+            "it needs CAP_SYS_ADMIN in the initial user namespace, and a criu without seccomp"
+        }
         libc::EINVAL => "the kernel lacks CONFIG_CHECKPOINT_RESTORE or seccomp filters",
         libc::EMEDIUMTYPE => "the filter's program cannot be had",
         _ => "a filter that cannot be saved",

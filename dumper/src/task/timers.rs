@@ -118,14 +118,15 @@ pub(crate) fn posix_timers(pid: i32) -> Result<Vec<PosixTimer>, Error> {
     let text = match proc::read(&path) {
         Ok(text) => text,
         // Kernels without CONFIG_CHECKPOINT_RESTORE or POSIX timers.
-        Err(e) if e.is_gone() => return Err(Error::Refused(format!(
-            "{e}: this kernel does not list POSIX timers (CONFIG_CHECKPOINT_RESTORE)"
-        ))),
+        Err(e) if e.is_gone() => {
+            return Err(Error::Refused(format!(
+                "{e}: this kernel does not list POSIX timers (CONFIG_CHECKPOINT_RESTORE)"
+            )));
+        }
         Err(e) => return Err(e.into()),
     };
     let field = proc::Error::Field { path: path.into(), field: "timer" };
-    let mut timers =
-        parse(std::str::from_utf8(&text).unwrap_or("?")).ok_or(Error::Proc(field))?;
+    let mut timers = parse(std::str::from_utf8(&text).unwrap_or("?")).ok_or(Error::Proc(field))?;
     timers.sort_by_key(|t| t.id);
     Ok(timers)
 }

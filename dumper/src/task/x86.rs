@@ -139,12 +139,7 @@ fn tls() -> Vec<UserDescT> {
 
 /// All registers of a thread.
 pub(crate) fn thread_info(saved: &Saved, clear_tid_addr: u64) -> Result<ThreadInfoX86, Error> {
-    Ok(ThreadInfoX86 {
-        clear_tid_addr,
-        gpregs: gpregs(saved),
-        fpregs: fpregs(saved)?,
-        tls: tls(),
-    })
+    Ok(ThreadInfoX86 { clear_tid_addr, gpregs: gpregs(saved), fpregs: fpregs(saved)?, tls: tls() })
 }
 
 #[cfg(test)]

@@ -30,3 +30,11 @@ fn sockets_keep_a_deleted_name() {
 fn pending_connections_can_be_accepted() {
     Subject::new("unix_named").args(&["pending"]).check();
 }
+
+#[test]
+fn pending_connections_keep_what_was_written() {
+    Subject::new("unix_named")
+        .args(&["pending-data"])
+        .stock_cannot_dump("non-empty write queue on an in-flight socket")
+        .check();
+}

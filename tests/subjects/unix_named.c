@@ -56,10 +56,11 @@ static void subject(int argc, char **argv)
 		gone = bound(SOCK_DGRAM, deleted);
 		CHECK(!unlink(deleted));
 	}
-	int pending = -1;
-	if (argc > 2 && !strcmp(argv[2], "pending")) {
+	int pending = -1, early = 0;
+	if (argc > 2 && !strncmp(argv[2], "pending", 7)) {
 		pending = connected(SOCK_STREAM, listening);
-		CHECK(write(pending, "early", 5) == 5);
+		early = !strcmp(argv[2], "pending-data");
+		CHECK(!early || write(pending, "early", 5) == 5);
 	}
 
 	ready();
@@ -85,6 +86,7 @@ static void subject(int argc, char **argv)
 	if (pending >= 0) {
 		int s = accept(l, 0, 0);
 		CHECK(s >= 0);
+		CHECK(early || write(pending, "early", 5) == 5);
 		EQ(read(s, buf, sizeof(buf)), 5);
 		STREQ(buf, "early");
 		close(s);

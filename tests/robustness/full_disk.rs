@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Images that cannot be written: the error names the file, the program runs on.
+
+use crate::crowd::Crowd;
+use crate::support::{Criu, tail};
+use std::fs;
+
+#[test]
+fn a_dump_to_a_full_disk_names_the_image_and_lets_the_program_run() {
+    let crowd = Crowd::start("full-disk");
+    let mut failed = 0;
+    for kilobytes in [4, 8, 16, 32, 64, 128, 256, 512, 1024] {
+        failed += u32::from(dump_into(&crowd, &format!("size={kilobytes}k")));
+    }
+    assert!(failed >= 4, "only {failed} of the disks were too small");
+    crowd.finish();
+}
+
+#[test]
+fn a_dump_to_a_read_only_disk_names_the_image_and_lets_the_program_run() {
+    let crowd = Crowd::start("read-only");
+    assert!(dump_into(&crowd, "ro"), "a read-only directory was written to");
+    crowd.finish();
+}
+
+#[test]
+fn a_dump_to_no_directory_lets_the_program_run() {
+    let crowd = Crowd::start("no-directory");
+    let args = ["dump", "-v4", "-D", "/nowhere/at/all", "-t", &crowd.pid, "--leave-running"];
+    let ended = crowd.sandbox.run(&Criu::ours().path, &args, "dump.out");
+    assert!(ended.clean_failure(), "{ended:?}");
+    let said = fs::read_to_string(crowd.sandbox.path("dump.out")).expect("output");
+    assert!(said.contains("/nowhere/at/all"), "{said}");
+    crowd.untouched().expect("not even touched");
+    crowd.finish();
+}
+
+/// True if the dump failed, as it should, in words.
+fn dump_into(crowd: &Crowd, options: &str) -> bool {
+    let sandbox = &crowd.sandbox;
+    let mount = format!("mkdir -p disk logs && mount -t tmpfs -o {options} disk disk");
+    sandbox.shell(&mount);
+    let disk = sandbox.path("disk");
+    let disk = disk.to_str().expect("utf-8");
+    let args = [
+        "dump",
+        "-v4",
+        "-o",
+        "dump.log",
+        "-D",
+        disk,
+        "-W",
+        "logs",
+        "-t",
+        &crowd.pid,
+        "--leave-running",
+    ];
+    let ended = sandbox.run(&Criu::ours().path, &args, "dump.out");
+    let log = sandbox.path("logs/dump.log");
+    let context = || {
+        format!("{options}: {ended:?}\n{}{}", tail(&log, 15), tail(&sandbox.path("dump.out"), 5))
+    };
+    crowd.untouched().unwrap_or_else(|what| panic!("{what}\n{}", context()));
+    sandbox.shell("umount disk");
+    if ended.success() {
+        return false;
+    }
+    assert!(ended.clean_failure(), "{}", context());
+    let mut said = fs::read_to_string(&log).unwrap_or_default();
+    said += &fs::read_to_string(sandbox.path("dump.out")).unwrap_or_default();
+    let named = said.lines().any(|l| l.contains("Error") && l.contains(".img"));
+    assert!(named || Criu::ours_is_stock(), "no error names the image: {}", context());
+    true
+}

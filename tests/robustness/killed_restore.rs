@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `criu restore` killed at any moment: all of the tree runs, or nothing is left of it.
+
+use crate::crowd::{Crowd, Random, child_of, count};
+use crate::support::{Criu, LIMIT, tail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+#[test]
+fn a_killed_restore_leaves_nothing() {
+    if Criu::ours_is_stock() {
+        return crate::support::skip("killed restore", "stock leaves tasks behind");
+    }
+    let crowd = Crowd::start("killed-restore");
+    let sandbox = &crowd.sandbox;
+    let images = sandbox.path("images");
+    fs::create_dir(&images).expect("images");
+    let images = images.to_str().expect("utf-8").to_owned();
+    let args = ["dump", "-v4", "-o", "dump.log", "-D", &images, "-t", &crowd.pid];
+    let ended = sandbox.run(&Criu::ours().path, &args, "dump.out");
+    assert!(ended.success(), "{ended:?} {}", tail(&Path::new(&images).join("dump.log"), 25));
+    sandbox.empty().expect("dumped");
+    fs::create_dir(sandbox.path("work")).expect("work");
+    let files = all_files(sandbox.dir());
+
+    let restore = ["restore", "-v4", "-o", "restore.log", "-D", &images, "-W", "work", "-d"];
+    let start = Instant::now();
+    let ended = sandbox.run(&Criu::ours().path, &restore, "restore.out");
+    let usual = start.elapsed();
+    assert!(ended.success(), "{ended:?} {}", tail(&sandbox.path("work/restore.log"), 25));
+    crowd.untouched().expect("restored");
+    kill_tree(&crowd);
+
+    let mut random = Random::new("killed restore");
+    let (mut none, mut whole) = (0, 0);
+    for turn in 0..count("AMBER_KILLS", 20) {
+        let delay =
+            Duration::from_micros(random.below(u64::try_from(usual.as_micros()).expect("short")));
+        let mut command = sandbox.command(&Criu::ours().path, "restore.out");
+        let child = command.args(restore).spawn().expect("nsenter");
+        std::thread::sleep(delay);
+        if let Some(criu) = child_of(child.id()) {
+            _ = kill(Pid::from_raw(criu), Signal::SIGKILL);
+        }
+        let ended = sandbox.wait(child, LIMIT);
+        let log = || tail(&sandbox.path("work/restore.log"), 12);
+        let Err(left) = sandbox.empty() else {
+            none += 1;
+            let left: Vec<_> = all_files(sandbox.dir()).difference(&files).cloned().collect();
+            let left: Vec<_> = left.iter().filter(|f| !f.contains("restore")).collect();
+            assert!(left.is_empty(), "kill {turn} after {delay:?}: files left: {left:?}");
+            continue;
+        };
+        // The tree had started: then it must be whole.
+        let whole_tree = crowd.untouched();
+        assert!(
+            whole_tree.is_ok(),
+            "kill {turn} after {delay:?} ({ended:?}): {left} {whole_tree:?}\n{}",
+            log()
+        );
+        whole += 1;
+        kill_tree(&crowd);
+    }
+    println!("{none} times nothing was left, {whole} times the tree had started already");
+    let ended = sandbox.run(&Criu::ours().path, &restore, "restore.out");
+    assert!(ended.success(), "{ended:?}");
+    crowd.finish();
+}
+
+fn kill_tree(crowd: &Crowd) {
+    crowd.sandbox.shell(&format!("kill -9 -- -{0} 2>/dev/null || kill -9 {0}", crowd.pid));
+    crowd.sandbox.empty().expect("killed");
+}
+
+/// Names of all files, but logs.
+fn all_files(dir: &Path) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    let mut todo = vec![dir.to_owned()];
+    while let Some(dir) = todo.pop() {
+        for entry in fs::read_dir(&dir).expect("directory").flatten() {
+            if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                todo.push(entry.path());
+            }
+            names.insert(entry.path().display().to_string());
+        }
+    }
+    names
+}

@@ -63,6 +63,11 @@ impl Crowd {
             if line("TracerPid:") != "TracerPid:\t0" {
                 return Some(format!("{pid}: {:?}: {}", task.file_name(), line("TracerPid:")));
             }
+            if line("State:").contains("(zombie)") {
+                let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+                let code = stat.split_whitespace().last().unwrap_or_default();
+                return Some(format!("{pid}: {:?} is dead, exit code {code}", task.file_name()));
+            }
             if line("State:").contains("(stopped)") || line("State:").contains("(tracing stop)") {
                 return Some(format!("{pid}: {:?}: {}", task.file_name(), line("State:")));
             }

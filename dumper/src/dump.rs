@@ -40,7 +40,7 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
     stats.frozen_time = micros(still.elapsed());
     if let Err(e) = saved {
         // Images of a hook's refusal are complete, and CRIU leaves them too.
-        if !matches!(e, Error::Hook { .. }) {
+        if !matches!(e, Error::Hook { .. }) || stop.requested() {
             dir.remove_file(&Image::Inventory.file_name())?;
         }
         return Err(e);

@@ -8,6 +8,7 @@
 //! ```
 #![deny(unsafe_code)]
 
+pub mod files;
 mod hooks;
 mod request;
 

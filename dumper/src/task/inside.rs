@@ -3,9 +3,8 @@
 use crate::Error;
 use crate::task::timers::{self, ItimerAnswers, PosixTimer, PosixTimerAnswers};
 use images::proto::SaEntry;
-use parasite::{Answers, Arg, Call, Data, Infected, Process, Script};
+use parasite::{Answers, Arg, Call, Data, Infected, Limits, Process, Script};
 use std::os::raw::c_int;
-use std::time::Instant;
 
 /// State of a process that only code inside it can tell.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -235,13 +234,13 @@ pub(crate) fn asked(call: &str, ret: i64) -> Error {
 /// Asks `process` and all its threads.
 pub(crate) fn ask(
     process: &mut Process,
-    deadline: Option<Instant>,
+    limits: Limits<'_>,
 ) -> Result<(Inside, Vec<ThreadInside>), Error> {
     let timers = timers::posix_timers(process.pid)?;
     let of_process = ProcessScript::new(&timers);
     let of_thread = ThreadScript::new();
     let scripts = [&of_process.script, &of_thread.script];
-    let mut infected = Infected::new(process, &scripts, deadline)?;
+    let mut infected = Infected::new(process, &scripts, limits)?;
     let inside = infected.run(&of_process.script)?;
     let threads = infected.run_each(&of_thread.script)?;
     infected.cure()?;

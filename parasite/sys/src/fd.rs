@@ -194,3 +194,19 @@ pub fn setsockopt(fd: BorrowedFd<'_>, level: i32, name: i32, buf: &[u8]) -> Resu
     let ret = unsafe { libc::setsockopt(raw, level, name, buf.as_ptr().cast(), len) };
     check(ret.into(), || format!("setsockopt({raw}, {level}, {name})")).map(|_| ())
 }
+
+/// `fcntl(F_DUPFD_CLOEXEC)` of a number: a copy at the first free number from `least` on.
+pub fn dup_number_above(fd: RawFd, least: RawFd) -> Result<RawFd> {
+    // SAFETY: integers in, integer out.
+    let ret = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, least) };
+    check(ret.into(), || format!("fcntl({fd}, F_DUPFD_CLOEXEC, {least})")).map(|n| n as RawFd)
+}
+
+/// [`dup3`] from a number: for arranging a table when nobody owns descriptors any more.
+pub fn dup_number(fd: RawFd, to: RawFd, cloexec: bool) -> Result<()> {
+    if fd < 0 {
+        return Err(Error::new(format_args!("dup3({fd}, {to})"), libc::EBADF));
+    }
+    // SAFETY: not negative; borrowed for this call only, which tells when nothing is open there.
+    dup3(unsafe { BorrowedFd::borrow_raw(fd) }, to, cloexec)
+}

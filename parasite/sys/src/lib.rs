@@ -13,11 +13,17 @@ pub mod cpuid;
 #[cfg(feature = "std")]
 mod error;
 #[cfg(feature = "std")]
+pub mod events;
+#[cfg(feature = "std")]
 pub mod fd;
 #[cfg(feature = "std")]
 pub mod file;
 #[cfg(feature = "std")]
+pub mod net;
+#[cfg(feature = "std")]
 pub mod pagemap;
+#[cfg(feature = "std")]
+pub mod path;
 #[cfg(feature = "std")]
 pub mod probe;
 #[cfg(feature = "std")]
@@ -28,6 +34,8 @@ pub mod shared;
 pub mod socket;
 #[cfg(feature = "std")]
 pub mod task;
+#[cfg(feature = "std")]
+pub mod tty;
 #[cfg(feature = "std")]
 pub mod vm;
 #[cfg(feature = "std")]

@@ -1,0 +1,252 @@
+//! Files that have no name any more, or another one: made to have it while they are opened.
+//!
+//! All at once, in the root task: directories before what is in them, then everything is opened
+//! (`O_PATH`), then all names go away again. What has to be opened later is opened through the
+//! handle. A name lives for a moment only, so a restore that dies leaves none.
+
+use super::open::Files;
+use super::path::{directory, lookup, open_name, show, split, unlink};
+use super::set::{Ghost, Remap};
+use super::{At, Error, Result, failed, failed_io};
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::stat::{FchmodatFlags, Mode, SFlag, UtimensatFlags};
+use nix::sys::time::TimeSpec;
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+/// A name that is to be taken away.
+pub(super) struct Name {
+    dir: OwnedFd,
+    name: Vec<u8>,
+    is_dir: bool,
+}
+
+impl Files<'_> {
+    /// Opens all files that have no path: ghosts and link-remaps.
+    pub(super) fn make_named(&mut self) -> Result<()> {
+        let mut all: Vec<(&[u8], u32, Remap)> = Vec::new();
+        for (id, remap) in &self.set.remaps {
+            // A name that nobody opens may be left over from an optimisation of the writer.
+            if let Some(entry) = self.set.regs.get(id)
+                && !matches!(remap, Remap::Procfs(_))
+            {
+                all.push((&entry.name, *id, *remap));
+            }
+        }
+        all.sort_unstable_by_key(|(name, id, _)| (*name, *id));
+        let mut names = Vec::new();
+        let made = self.make_all(&all, &mut names);
+        let gone = take_away(names);
+        made.and(gone)
+    }
+
+    fn make_all(&mut self, all: &[(&[u8], u32, Remap)], names: &mut Vec<Name>) -> Result<()> {
+        // By ghost: its first handle. By (ghost, name): the handle of that name.
+        let mut first: HashMap<u32, u32> = HashMap::new();
+        let mut known: HashMap<(bool, u32, &[u8]), u32> = HashMap::new();
+        for (name, id, remap) in all {
+            let key = match remap {
+                Remap::Linked(id) => (false, *id, *name),
+                Remap::Ghost(id) => (true, *id, *name),
+                Remap::Procfs(_) => continue,
+            };
+            let fd = if let Some(other) = known.get(&key) {
+                let other = &self.handles[other];
+                self.raise(other.as_fd())?
+            } else {
+                let fd = match remap {
+                    Remap::Linked(link) => self.linked(name, *link, names),
+                    Remap::Ghost(ghost) => self.ghost(name, *ghost, &first, names),
+                    Remap::Procfs(_) => continue,
+                };
+                fd.at(|| format!("file {id} {:?}, which has no name", show(name)))?
+            };
+            known.insert(key, *id);
+            if let Remap::Ghost(ghost) = remap {
+                first.entry(*ghost).or_insert(*id);
+            }
+            let fd = self.raise_owned(fd)?;
+            self.handles.insert(*id, fd);
+        }
+        Ok(())
+    }
+
+    fn linked(&self, name: &[u8], link: u32, names: &mut Vec<Name>) -> Result<OwnedFd> {
+        let root = self.root()?;
+        let link = &self.set.reg(link)?.name;
+        let handle = sys::path::open_in_root(root, link, libc::O_PATH | libc::O_NOFOLLOW)?;
+        let (dir, last) = self.parents(name, names)?;
+        match link_to(self, &handle, &dir, last) {
+            Ok(()) => {}
+            // The name has been given to another file: do without.
+            Err(nix::Error::EEXIST) => return Ok(handle),
+            Err(e) => return Err(failed(format_args!("linkat({:?})", show(name)), e)),
+        }
+        let fd = open_name(dir.as_fd(), last, OFlag::O_PATH | OFlag::O_NOFOLLOW, 0)?;
+        names.push(Name { dir, name: last.to_vec(), is_dir: false });
+        Ok(fd)
+    }
+
+    fn ghost(
+        &self,
+        name: &[u8],
+        id: u32,
+        first: &HashMap<u32, u32>,
+        names: &mut Vec<Name>,
+    ) -> Result<OwnedFd> {
+        let ghost = self.set.ghosts.get(&id);
+        let ghost =
+            ghost.ok_or_else(|| Error::Refused(format!("there is no ghost-file-{id:x}.img")))?;
+        let (dir, last) = self.parents(name, names)?;
+        let spare = [last, format!(".cr.{id:x}.ghost").as_bytes()].concat();
+        let is_dir = ghost.entry.mode & libc::S_IFMT == libc::S_IFDIR;
+        let mut used = last.to_vec();
+        let make = |name: &[u8]| match first.get(&id) {
+            Some(other) => link_to(self, &self.handles[other], &dir, name),
+            None => create(dir.as_fd(), name, ghost),
+        };
+        let mut made = make(&used);
+        if made == Err(nix::Error::EEXIST) {
+            // Somebody has the name: the file gets another one, which shows in /proc/PID/fd.
+            used = spare;
+            if lookup(dir.as_fd(), &used).is_some() {
+                unlink(dir.as_fd(), &used, is_dir).ok();
+            }
+            made = make(&used);
+        }
+        made.map_err(|e| failed(format_args!("create({:?})", show(&used)), e))?;
+        let at = dir.try_clone().map_err(|e| failed_io("dup", &e))?;
+        names.push(Name { dir: at, name: used.clone(), is_dir });
+        if !first.contains_key(&id) {
+            self.fill(dir.as_fd(), &used, ghost)?;
+        }
+        open_name(dir.as_fd(), &used, OFlag::O_PATH | OFlag::O_NOFOLLOW, 0)
+    }
+
+    /// Contents, owner, mode and times of a fresh ghost.
+    fn fill(&self, dir: BorrowedFd<'_>, name: &[u8], ghost: &Ghost) -> Result<()> {
+        let e = &ghost.entry;
+        if e.mode & libc::S_IFMT == libc::S_IFREG {
+            let file = File::from(open_name(dir, name, OFlag::O_WRONLY | OFlag::O_NOFOLLOW, 0)?);
+            for (offset, extent) in &ghost.body {
+                let mut at = 0;
+                // In pieces, so that a big one needs no memory.
+                while at < extent.len {
+                    let len = (extent.len - at).min(1 << 20);
+                    let piece =
+                        images::Extent { image: extent.image, offset: extent.offset + at, len };
+                    file.write_all_at(&self.extent(piece)?, offset + at)
+                        .map_err(|e| failed_io("pwrite", &e))?;
+                    at += len;
+                }
+            }
+            if let Some(size) = e.size {
+                file.set_len(size).map_err(|e| failed_io("ftruncate", &e))?;
+            }
+        }
+        let what = super::path::os(name);
+        let (uid, gid) = (e.uid.into(), e.gid.into());
+        nix::unistd::fchownat(dir, what, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)
+            .map_err(|x| failed(format_args!("fchownat({}, {})", e.uid, e.gid), x))?;
+        if e.mode & libc::S_IFMT != libc::S_IFLNK {
+            let mode = Mode::from_bits_truncate(e.mode);
+            nix::sys::stat::fchmodat(dir, what, mode, FchmodatFlags::FollowSymlink)
+                .map_err(|x| failed(format_args!("fchmodat({:#o})", e.mode), x))?;
+        }
+        if let (Some(a), Some(m)) = (&e.atim, &e.mtim) {
+            let spec = |t: &images::proto::Timeval| {
+                TimeSpec::new(t.tv_sec as i64, t.tv_usec as i64 * 1000)
+            };
+            nix::sys::stat::utimensat(
+                dir,
+                what,
+                &spec(a),
+                &spec(m),
+                UtimensatFlags::NoFollowSymlink,
+            )
+            .map_err(|e| failed("utimensat", e))?;
+        }
+        Ok(())
+    }
+
+    /// Opens the directory of a path; directories that are gone are made for the moment.
+    pub(super) fn parents<'n>(
+        &self,
+        path: &'n [u8],
+        names: &mut Vec<Name>,
+    ) -> Result<(OwnedFd, &'n [u8])> {
+        let (dir, last) = split(path);
+        let root = self.root()?;
+        if let Ok(fd) = directory(root, dir) {
+            return Ok((fd, last));
+        }
+        let mut at = directory(root, b"")?;
+        for part in dir.split(|b| *b == b'/').filter(|p| !p.is_empty()) {
+            let next = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
+            let below = match open_name(at.as_fd(), part, next, 0) {
+                Ok(fd) => fd,
+                Err(_) => {
+                    nix::sys::stat::mkdirat(&at, super::path::os(part), Mode::S_IRWXU)
+                        .map_err(|e| failed(format_args!("mkdirat({:?})", show(part)), e))?;
+                    let fd = open_name(at.as_fd(), part, next, 0)?;
+                    names.push(Name { dir: at, name: part.to_vec(), is_dir: true });
+                    fd
+                }
+            };
+            at = below;
+        }
+        Ok((at, last))
+    }
+}
+
+fn link_to(
+    files: &Files<'_>,
+    handle: &OwnedFd,
+    dir: &OwnedFd,
+    name: &[u8],
+) -> Result<(), nix::Error> {
+    let path = Files::self_path(handle.as_raw_fd());
+    let follow = nix::fcntl::AtFlags::AT_SYMLINK_FOLLOW;
+    nix::unistd::linkat(&files.proc, &path[..], dir, super::path::os(name), follow)
+}
+
+fn create(dir: BorrowedFd<'_>, name: &[u8], ghost: &Ghost) -> Result<(), nix::Error> {
+    let e = &ghost.entry;
+    let what = super::path::os(name);
+    let private = Mode::S_IRUSR | Mode::S_IWUSR;
+    match e.mode & libc::S_IFMT {
+        libc::S_IFREG => {
+            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+            nix::fcntl::openat(dir, what, flags, private).map(drop)
+        }
+        libc::S_IFDIR => nix::sys::stat::mkdirat(dir, what, Mode::S_IRWXU),
+        libc::S_IFLNK => {
+            let target = e.symlnk_target.as_deref().unwrap_or_default();
+            nix::unistd::symlinkat(super::path::os(target), dir, what)
+        }
+        kind => {
+            let kind = SFlag::from_bits_truncate(kind);
+            // Images have the 32-bit form of user space, of which dev_t is a superset.
+            let dev = libc::dev_t::from(e.rdev());
+            nix::sys::stat::mknodat(dir, what, kind, private, dev)
+        }
+    }
+}
+
+/// Takes all names away, the last one first.
+pub(super) fn take_away(names: Vec<Name>) -> Result<()> {
+    let mut result = Ok(());
+    for Name { dir, name, is_dir } in names.into_iter().rev() {
+        match unlink(dir.as_fd(), &name, is_dir) {
+            Ok(()) | Err(nix::Error::ENOENT) => {}
+            Err(e) => {
+                let error = failed(format_args!("unlinkat({:?})", show(&name)), e);
+                log::warn!("{error}");
+                result = Err(error);
+            }
+        }
+    }
+    result
+}

@@ -1,0 +1,181 @@
+//! Internet sockets: TCP listeners and closed sockets, UDP, UDPLITE, raw.
+
+use super::open::{Files, Opened, set_flags};
+use super::sk_opts::{self, set_int};
+use super::{At, Error, Result};
+use images::proto::{InetSkEntry, SkShutdown};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+const ESTABLISHED: u32 = 1;
+const CLOSE: u32 = 7;
+const LISTEN: u32 = 10;
+const IPV6_FREEBIND: i32 = 78;
+
+impl Files<'_> {
+    /// Opens the sockets of one port: all bind before any of them listens or gives up the
+    /// right to share the port.
+    pub(super) fn open_inets(&mut self, ids: &[u32], opened: &mut Opened) -> Result<()> {
+        let mut socks: Vec<(&InetSkEntry, OwnedFd)> = Vec::with_capacity(ids.len());
+        for id in ids {
+            let Some(entry) = &self.set.file(*id)?.isk else { continue };
+            let fd = self.bind_inet(entry).at(|| format!("file {id}, socket {}", name(entry)))?;
+            socks.push((entry, fd));
+        }
+        for (entry, fd) in socks {
+            finish(entry, fd.as_fd())
+                .at(|| format!("file {}, socket {}", entry.id, name(entry)))?;
+            opened.insert(entry.id, fd);
+        }
+        Ok(())
+    }
+
+    fn bind_inet(&self, entry: &InetSkEntry) -> Result<OwnedFd> {
+        let connected = is_tcp(entry) && !matches!(entry.state, CLOSE | LISTEN);
+        if connected && !self.request.tcp_close {
+            return Err(Error::NotYet(
+                "an established TCP connection (--tcp-close restores it closed)".to_owned(),
+            ));
+        }
+        let (family, kind) = (entry.family as i32, entry.r#type as i32);
+        let fd = sys::net::socket(family, kind, entry.proto as i32)?;
+        let sk = fd.as_fd();
+        if family == libc::AF_INET6 {
+            set_int(sk, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, entry.v6only().into())?;
+        }
+        sk_opts::before_bind(sk, &entry.opts)?;
+        set_int(sk, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+        if let Some(ip) = &entry.ip_opts
+            && ip.freebind()
+        {
+            match family {
+                libc::AF_INET6 => set_int(sk, libc::IPPROTO_IPV6, IPV6_FREEBIND, 1)?,
+                _ => set_int(sk, libc::IPPROTO_IP, libc::IP_FREEBIND, 1)?,
+            }
+        }
+        if connected {
+            return Ok(fd);
+        }
+        let raw = kind == libc::SOCK_RAW;
+        let any = entry.src_addr.iter().all(|w| *w == 0);
+        if (raw && !any) || (!raw && entry.src_port != 0) {
+            let port = if raw { 0 } else { entry.src_port };
+            sys::net::bind(sk, &address(entry, &entry.src_addr, port)?)?;
+        }
+        Ok(fd)
+    }
+}
+
+fn is_tcp(entry: &InetSkEntry) -> bool {
+    entry.r#type as i32 == libc::SOCK_STREAM
+}
+
+fn finish(entry: &InetSkEntry, sk: BorrowedFd<'_>) -> Result<()> {
+    if is_tcp(entry) {
+        sk_opts::tcp(sk, entry.tcp_opts.as_ref(), &entry.opts)?;
+        if entry.state == LISTEN {
+            sys::net::listen(sk, entry.backlog as i32)?;
+        }
+    } else if entry.state == ESTABLISHED && entry.dst_port != 0 {
+        sys::net::connect(sk, &address(entry, &entry.dst_addr, entry.dst_port)?)?;
+    }
+    ip_opts(entry, sk)?;
+    sk_opts::restore(sk, &entry.opts)?;
+    set_int(sk, libc::SOL_SOCKET, libc::SO_REUSEADDR, entry.opts.reuseaddr().into())?;
+    if let Some(how) = entry.shutdown.filter(|_| !is_tcp(entry)) {
+        shutdown(sk, how)?;
+    }
+    set_flags(sk, entry.flags)
+}
+
+fn ip_opts(entry: &InetSkEntry, sk: BorrowedFd<'_>) -> Result<()> {
+    let Some(ip) = &entry.ip_opts else { return Ok(()) };
+    let v6 = entry.family as i32 == libc::AF_INET6;
+    if let Some(on) = ip.pktinfo {
+        match v6 {
+            true => set_int(sk, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, on.into())?,
+            false => set_int(sk, libc::IPPROTO_IP, libc::IP_PKTINFO, on.into())?,
+        }
+    }
+    if let Some(tos) = ip.tos {
+        set_int(sk, libc::IPPROTO_IP, libc::IP_TOS, tos as i32)?;
+    }
+    if let Some(ttl) = ip.ttl {
+        set_int(sk, libc::IPPROTO_IP, libc::IP_TTL, ttl as i32)?;
+    }
+    let Some(raw) = &ip.raw else { return Ok(()) };
+    if raw.hdrincl() {
+        let level = if v6 { libc::IPPROTO_IPV6 } else { libc::IPPROTO_IP };
+        let name = if v6 { libc::IPV6_HDRINCL } else { libc::IP_HDRINCL };
+        set_int(sk, level, name, 1)?;
+    }
+    if raw.nodefrag() {
+        set_int(sk, libc::IPPROTO_IP, libc::IP_NODEFRAG, 1)?;
+    }
+    if raw.checksum() {
+        set_int(sk, libc::IPPROTO_IPV6, libc::IPV6_CHECKSUM, 1)?;
+    }
+    if !raw.icmpv_filter.is_empty() {
+        let bytes: Vec<u8> = raw.icmpv_filter.iter().flat_map(|w| w.to_ne_bytes()).collect();
+        // ICMP_FILTER and ICMPV6_FILTER are both 1, at their own levels.
+        let level = if v6 { libc::IPPROTO_ICMPV6 } else { libc::IPPROTO_RAW };
+        sys::fd::setsockopt(sk, level, 1, &bytes)?;
+    }
+    Ok(())
+}
+
+/// `shutdown(2)` as images have it.
+pub(super) fn shutdown(sk: BorrowedFd<'_>, how: i32) -> Result<()> {
+    let how = match SkShutdown::try_from(how) {
+        Ok(SkShutdown::Read) => libc::SHUT_RD,
+        Ok(SkShutdown::Write) => libc::SHUT_WR,
+        Ok(SkShutdown::Both) => libc::SHUT_RDWR,
+        _ => return Ok(()),
+    };
+    Ok(sys::net::shutdown(sk, how)?)
+}
+
+fn address(entry: &InetSkEntry, words: &[u32], port: u32) -> Result<Vec<u8>> {
+    let mut bytes = (entry.family as u16).to_ne_bytes().to_vec();
+    bytes.extend((port as u16).to_be_bytes());
+    let address = words.iter().flat_map(|w| w.to_ne_bytes());
+    match (entry.family as i32, words.len()) {
+        (libc::AF_INET, 1) => {
+            bytes.extend(address);
+            bytes.extend([0; 8]);
+        }
+        (libc::AF_INET6, 4) => {
+            bytes.extend([0; 4]);
+            bytes.extend(address);
+            bytes.extend(scope(entry)?.to_ne_bytes());
+        }
+        (family, n) => {
+            let text = format!("an address of {n} words in family {family}");
+            return Err(Error::Refused(text));
+        }
+    }
+    Ok(bytes)
+}
+
+/// The device of a link-local address.
+fn scope(entry: &InetSkEntry) -> Result<u32> {
+    let Some(device) = entry.ifname.as_ref().filter(|n| !n.is_empty()) else { return Ok(0) };
+    Ok(sys::net::device_index(device)?)
+}
+
+/// What a user would call the socket.
+fn name(entry: &InetSkEntry) -> String {
+    let protocol = match (entry.r#type as i32, entry.proto as i32) {
+        (libc::SOCK_STREAM, _) => "tcp",
+        (libc::SOCK_RAW, _) => "raw",
+        (_, libc::IPPROTO_UDPLITE) => "udplite",
+        _ => "udp",
+    };
+    let bytes: Vec<u8> = entry.src_addr.iter().flat_map(|w| w.to_ne_bytes()).collect();
+    let address = match (<[u8; 4]>::try_from(&bytes[..]), <[u8; 16]>::try_from(&bytes[..])) {
+        (Ok(v4), _) => Ipv4Addr::from(v4).to_string(),
+        (_, Ok(v6)) => format!("[{}]", Ipv6Addr::from(v6)),
+        _ => "?".to_owned(),
+    };
+    format!("{protocol} {address}:{}", entry.src_port)
+}

@@ -1,6 +1,5 @@
 //! Compiles `proto/*.proto` with protox (no protoc needed) into Rust types, and keeps the
 //! descriptor set for the JSON view of `crit`.
-use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use prost_types::field_descriptor_proto::Type;
 use std::{env, fs, path::PathBuf};
@@ -33,8 +32,12 @@ fn main() {
         .filter(|p| p.extension().is_some_and(|x| x == "proto"))
         .collect();
     protos.sort();
-    let mut set: FileDescriptorSet = protox::compile(&protos, ["proto"]).expect("protos compile");
-    fs::write(out.join("criu.desc"), set.encode_to_vec()).expect("OUT_DIR is writable");
+    let mut compiler = protox::Compiler::new(["proto"]).expect("proto/ is there");
+    compiler.include_imports(true).open_files(&protos).expect("protos compile");
+    // Encoded by the compiler: prost's descriptor types would drop CRIU's annotations.
+    let encoded = compiler.encode_file_descriptor_set();
+    fs::write(out.join("criu.desc"), encoded).expect("OUT_DIR is writable");
+    let mut set: FileDescriptorSet = compiler.file_descriptor_set();
     // Only annotations for crit; its `CRIU_Opts` would clash with rpc's `criu_opts`.
     set.file.retain(|f| f.name() != "opts.proto");
     for file in &mut set.file {

@@ -40,7 +40,7 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
     stats.frozen_time = micros(still.elapsed());
     if let Err(e) = saved {
         // Images of a hook's refusal are complete, and CRIU leaves them too.
-        if !matches!(e, Error::Hook { .. }) {
+        if !matches!(e, Error::Hook { .. }) || stop.requested() {
             dir.remove_file(&Image::Inventory.file_name())?;
         }
         return Err(e);
@@ -106,14 +106,13 @@ fn ask_inside(
     request: &Request,
     stop: Stop,
 ) -> Result<(), Error> {
-    let requested = || stop.requested();
     for (task, process) in tree.tasks.iter_mut().zip(&mut frozen.processes) {
         if task.is_zombie() {
             continue;
         }
         stop.check()?;
-        let limits = Limits { deadline: deadline(request), stop: &requested };
-        let (of_process, of_threads) = inside::ask(process, limits).map_err(Error::on(task.pid))?;
+        let (of_process, of_threads) =
+            inside::ask(process, deadline(request)).map_err(Error::on(task.pid))?;
         task.inside = of_process;
         for (thread, inside) in task.threads.iter_mut().zip(of_threads) {
             thread.inside = inside;

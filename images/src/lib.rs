@@ -8,12 +8,14 @@
 #![forbid(unsafe_code)]
 
 pub mod checkpoint;
+pub mod crit;
 mod dir;
 mod error;
 mod kind;
 pub mod pages;
 mod reader;
 mod required;
+mod schema;
 mod writer;
 
 pub use checkpoint::{Checkpoint, Options};

@@ -3,108 +3,56 @@
 //! prost decodes a message without them to zeroes. CRIU refuses it, and so do we: a `pid` of 0
 //! made up by a decoder is worse than an error.
 
-use std::collections::HashMap;
-use std::sync::OnceLock;
+use prost::encoding::decode_varint;
 
-use prost_reflect::{Cardinality, DescriptorPool, Kind};
+use crate::schema::{Schema, Type};
 
 /// Deepest nesting that is followed; prost itself stops at 100.
 const MAX_DEPTH: usize = 100;
 
-/// The descriptors of all messages, with CRIU's annotations.
-pub(crate) fn pool() -> &'static DescriptorPool {
-    static POOL: OnceLock<DescriptorPool> = OnceLock::new();
-    POOL.get_or_init(|| {
-        DescriptorPool::decode(&include_bytes!(concat!(env!("OUT_DIR"), "/criu.desc"))[..])
-            .expect("build.rs wrote a valid descriptor set")
-    })
-}
-
-/// What has to be known of a message to check it: flat, so that checking costs no lookups.
-#[derive(Debug, Default)]
-struct Shape {
-    required: Vec<(u32, String)>,
-    nested: Vec<(u32, String, usize)>,
-}
-
-#[derive(Debug)]
-struct Shapes {
-    by_name: HashMap<String, usize>,
-    all: Vec<Shape>,
-}
-
-fn shapes() -> &'static Shapes {
-    static SHAPES: OnceLock<Shapes> = OnceLock::new();
-    SHAPES.get_or_init(|| {
-        let messages: Vec<_> = pool().all_messages().collect();
-        let by_name: HashMap<String, usize> =
-            messages.iter().enumerate().map(|(i, m)| (m.full_name().to_owned(), i)).collect();
-        let shape = |message: &prost_reflect::MessageDescriptor| {
-            let mut shape = Shape::default();
-            for field in message.fields() {
-                if field.cardinality() == Cardinality::Required {
-                    shape.required.push((field.number(), field.name().to_owned()));
-                }
-                if let Kind::Message(inner) = field.kind() {
-                    let name = field.name().to_owned();
-                    shape.nested.push((field.number(), name, by_name[inner.full_name()]));
-                }
-            }
-            shape
-        };
-        let all = messages.iter().map(shape).collect();
-        Shapes { by_name, all }
-    })
-}
-
 /// Path of the first required field that `bytes`, a valid `message`, does not have.
 pub(crate) fn missing(message: &str, bytes: &[u8]) -> Option<String> {
-    let shapes = shapes();
-    let shape = *shapes.by_name.get(message)?;
-    missing_in(shapes, shape, bytes, MAX_DEPTH)
+    let schema = Schema::get();
+    missing_in(schema, schema.find(message)?, bytes, MAX_DEPTH)
 }
 
-fn missing_in(shapes: &Shapes, shape: usize, mut bytes: &[u8], depth: usize) -> Option<String> {
-    let shape = &shapes.all[shape];
-    // 22 is the highest count of required fields in one message but for register sets; those with
-    // more than 64 do not exist.
+fn missing_in(schema: &Schema, index: usize, mut bytes: &[u8], depth: usize) -> Option<String> {
+    let message = schema.message(index);
+    // No message has as many required fields.
     let mut seen = 0u64;
     while !bytes.is_empty() {
-        let key = varint(&mut bytes)?;
+        // Where there is no number, prost has reported an error before.
+        let key = decode_varint(&mut bytes).ok()?;
         let number = u32::try_from(key >> 3).ok()?;
-        if let Some(i) = shape.required.iter().position(|(n, _)| *n == number) {
+        let at = message.fields.binary_search_by_key(&number, |f| f.number).ok();
+        if let Some(i) = at.filter(|i| *i < 64) {
             seen |= 1 << i;
         }
         let len = match key & 7 {
             0 => {
-                varint(&mut bytes)?;
+                decode_varint(&mut bytes).ok()?;
                 continue;
             }
             1 => 8,
-            2 => usize::try_from(varint(&mut bytes)?).ok()?,
+            2 => usize::try_from(decode_varint(&mut bytes).ok()?).ok()?,
             5 => 4,
             // Groups do not occur in the schema; prost has checked what an unknown one holds.
             _ => return None,
         };
         let (value, rest) = bytes.split_at_checked(len)?;
         bytes = rest;
-        let Some((_, name, inner)) = shape.nested.iter().find(|(n, ..)| *n == number) else {
-            continue;
-        };
-        if key & 7 == 2
+        let Some(field) = at.map(|i| &message.fields[i]) else { continue };
+        if let Type::Message(inner) = field.kind
+            && key & 7 == 2
             && depth > 0
-            && let Some(field) = missing_in(shapes, *inner, value, depth - 1)
+            && let Some(path) = missing_in(schema, inner, value, depth - 1)
         {
-            return Some(format!("{name}.{field}"));
+            return Some(format!("{}.{path}", field.name));
         }
     }
-    let absent = shape.required.iter().enumerate().find(|(i, _)| seen & (1 << i) == 0)?;
-    Some(absent.1.1.clone())
-}
-
-/// One base-128 number; `None` where there is none, which prost has reported before.
-fn varint(bytes: &mut &[u8]) -> Option<u64> {
-    prost::encoding::decode_varint(bytes).ok()
+    let absent =
+        |(i, field): &(usize, &crate::schema::Field)| field.required && seen & (1 << i) == 0;
+    message.fields.iter().enumerate().find(absent).map(|(_, field)| field.name.clone())
 }
 
 #[cfg(test)]
@@ -127,7 +75,10 @@ mod tests {
     }
 
     #[test]
-    fn no_message_has_more_required_fields_than_are_counted() {
-        assert!(shapes().all.iter().all(|s| s.required.len() <= 64));
+    fn required_fields_are_among_those_that_are_counted() {
+        for message in Schema::get().messages() {
+            let uncounted = message.fields.iter().skip(64).any(|f| f.required);
+            assert!(!uncounted, "{}", message.name);
+        }
     }
 }

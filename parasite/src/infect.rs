@@ -14,6 +14,7 @@
 use crate::tracee::{Stop, Thread, next_stop};
 use crate::{Answers, BLOB, Error, Limits, Process, Result, Script, gadget, remote, sigframe};
 use parasite_abi::dump::Run;
+use std::time::Instant;
 use sys::ptrace::{self, Regs};
 use sys::{task, vm};
 
@@ -32,7 +33,7 @@ const SYS_RT_SIGRETURN: u64 = 15;
 #[derive(Debug)]
 pub struct Infected<'a> {
     process: &'a mut Process,
-    limits: Limits<'a>,
+    limits: Limits<'static>,
     gadget: u64,
     arena: u64,
     len: usize,
@@ -86,7 +87,15 @@ fn knock(process: &Process) -> Option<i32> {
 
 impl<'a> Infected<'a> {
     /// Maps the blob into `process`, with room to run each of `scripts` in any thread.
-    pub fn new(process: &'a mut Process, scripts: &[&Script], limits: Limits<'a>) -> Result<Self> {
+    ///
+    /// `deadline`: how long this and all runs may take. There is no other way to stop them:
+    /// they are short, and nothing foreign may be left in the process.
+    pub fn new(
+        process: &'a mut Process,
+        scripts: &[&Script],
+        deadline: Option<Instant>,
+    ) -> Result<Self> {
+        let limits = Limits { deadline, stop: &|| false };
         let mut slot = 0;
         for thread in &mut process.threads {
             refuse(thread)?;
@@ -226,7 +235,8 @@ impl<'a> Infected<'a> {
                 Some(signo) => wait_knock(thread, signo, &limits),
                 None => step_to_end(thread, &limits),
             };
-            if let Err(e) = end.and_then(|()| thread.put_back()) {
+            let end = end.inspect_err(|_| remote::catch(thread));
+            if let Err(e) = end.and(thread.put_back()) {
                 failed = failed.or(Some(e));
             }
         }

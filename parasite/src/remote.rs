@@ -2,6 +2,7 @@
 
 use crate::tracee::{Stop, Thread, next_stop};
 use crate::{Error, Limits, Result};
+use std::time::{Duration, Instant};
 use sys::ptrace::{self, Regs};
 
 /// No system call is to be restarted.
@@ -38,7 +39,8 @@ pub(crate) fn call(
         ..own
     };
     ptrace::set_regs(tid, &regs)?;
-    let done = run(thread, limits).and_then(|()| Ok(ptrace::regs(tid)?));
+    let done =
+        run(thread, limits).inspect_err(|_| catch(thread)).and_then(|()| Ok(ptrace::regs(tid)?));
     thread.put_back()?;
     Ok(done?.rax as i64)
 }
@@ -56,6 +58,16 @@ fn run(thread: &mut Thread, limits: &Limits<'_>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Stops a thread that did not come back, so that it can be given its registers; it may be
+/// dead as well.
+pub(crate) fn catch(thread: &Thread) {
+    let limits =
+        Limits { deadline: Some(Instant::now() + Duration::from_secs(1)), stop: &|| false };
+    if ptrace::interrupt(thread.tid).is_ok() {
+        let _ = next_stop(thread.tid, &limits);
+    }
 }
 
 /// Deals with a stop that has nothing to do with what we run: the thread is to be resumed.

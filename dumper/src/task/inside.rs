@@ -3,8 +3,9 @@
 use crate::Error;
 use crate::task::timers::{self, ItimerAnswers, PosixTimer, PosixTimerAnswers};
 use images::proto::SaEntry;
-use parasite::{Answers, Arg, Call, Data, Infected, Limits, Process, Script};
+use parasite::{Answers, Arg, Call, Data, Infected, Process, Script};
 use std::os::raw::c_int;
+use std::time::Instant;
 
 /// State of a process that only code inside it can tell.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -234,13 +235,13 @@ pub(crate) fn asked(call: &str, ret: i64) -> Error {
 /// Asks `process` and all its threads.
 pub(crate) fn ask(
     process: &mut Process,
-    limits: Limits<'_>,
+    deadline: Option<Instant>,
 ) -> Result<(Inside, Vec<ThreadInside>), Error> {
     let timers = timers::posix_timers(process.pid)?;
     let of_process = ProcessScript::new(&timers);
     let of_thread = ThreadScript::new();
     let scripts = [&of_process.script, &of_thread.script];
-    let mut infected = Infected::new(process, &scripts, limits)?;
+    let mut infected = Infected::new(process, &scripts, deadline)?;
     let inside = infected.run(&of_process.script)?;
     let threads = infected.run_each(&of_thread.script)?;
     infected.cure()?;

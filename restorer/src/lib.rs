@@ -6,28 +6,26 @@
 //! println!("root task is {}", tree.pid);
 //! # Ok::<(), restorer::Error>(())
 //! ```
+//!
+//! [`plan`] decides everything without making anything; [`execute`] makes it: the tree is forked,
+//! each process turns itself into its task by help of the restorer blob, and all are let go
+//! together.
 #![deny(unsafe_code)]
 
+mod error;
+mod execute;
+mod facts;
 pub mod files;
 mod hooks;
+mod mm;
+mod plan;
 mod request;
+mod script;
+mod task;
 
+pub use error::Error;
 pub use hooks::{Action, Hooks, NoHooks, Progress};
 pub use request::Request;
-
-/// Why a restore failed. Nothing of it is left.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// A hook asked to stop with this exit code.
-    #[error("{action} hook failed with {code}")]
-    Hook {
-        /// Its name.
-        action: &'static str,
-        /// Exit code to end with.
-        code: i32,
-    },
-}
 
 /// A tree that runs again.
 #[derive(Debug)]
@@ -41,7 +39,8 @@ pub struct Restored {
 /// Rebuilds the tree saved in `request.images_dir` and lets it run.
 ///
 /// The root task is our child (our sibling with `request.sibling`): unless the request is
-/// detached, the caller waits for it.
-pub fn restore(_request: &Request, _hooks: &mut dyn Hooks) -> Result<Restored, Error> {
-    unimplemented!("lands in the next commits")
+/// detached, the caller waits for it. The calling process must have one thread only, and no
+/// children whose exit status somebody waits for.
+pub fn restore(request: &Request, hooks: &mut dyn Hooks) -> Result<Restored, Error> {
+    execute::run(request, hooks)
 }

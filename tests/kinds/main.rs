@@ -8,16 +8,10 @@ use support::Subject;
 
 mod eventfd;
 mod eventpoll;
-mod fdinfo;
-mod fsnotify;
+mod files;
 mod inet_sk;
-mod memfd;
 mod memory;
-mod pidfd;
 mod pipe;
 mod reg_file;
-mod signalfd;
 mod task;
-mod timerfd;
-mod tty;
 mod unix_sk;

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod dump;
+pub mod restore;
 
 use core::mem::{align_of, offset_of, size_of};
 

@@ -43,3 +43,6 @@ pub mod worker;
 
 #[cfg(feature = "std")]
 pub use error::{Error, Result};
+
+#[cfg(feature = "std")]
+pub mod arena;

@@ -26,7 +26,6 @@ mod inet_sk;
 mod late;
 mod memfd;
 mod netlink_sk;
-mod ns_file;
 mod open;
 mod path;
 mod pidfd;

@@ -1,0 +1,115 @@
+//! Filling memory from pages images.
+
+use crate::shared::wait_while;
+use crate::thread::{alive, helper};
+use crate::{EINTR, EIO, call, nr};
+use core::sync::atomic::{AtomicU32, Ordering};
+use parasite_abi::Step;
+use parasite_abi::restore::{Fill, Thread};
+
+/// `struct iovec`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Iovec {
+    base: u64,
+    len: u64,
+}
+
+const IOV_MAX: u64 = 1024;
+
+/// Reads `count` iovecs at `iov` full, from `offset` of `fd` on. Uses the iovecs up.
+pub(crate) fn read(fd: u64, iov: u64, count: u64, offset: u64) -> isize {
+    let mut at = iov as *mut Iovec;
+    let end = at.wrapping_add(count as usize);
+    let mut offset = offset;
+    while at < end {
+        let n = (end as u64 - at as u64) / size_of::<Iovec>() as u64;
+        let n = if n > IOV_MAX { IOV_MAX } else { n };
+        let ret = call(nr::PREADV, [fd, at as u64, n, offset, 0, 0]);
+        if ret == -EINTR {
+            continue;
+        }
+        if ret < 0 {
+            return ret;
+        }
+        if ret == 0 {
+            return -EIO;
+        }
+        offset += ret as u64;
+        let mut got = ret as u64;
+        while got > 0 && at < end {
+            // SAFETY: `at` is within the host's array.
+            let v = unsafe { &mut *at };
+            if got < v.len {
+                v.base += got;
+                v.len -= got;
+                break;
+            }
+            got -= v.len;
+            at = at.wrapping_add(1);
+        }
+    }
+    0
+}
+
+/// Takes pieces of the step's list until there are none.
+fn work(step: &Step) -> isize {
+    let a = step.args;
+    // SAFETY: the host gave the address of an aligned word in the arena.
+    let next = unsafe { &*(a[2] as *const AtomicU32) };
+    loop {
+        let i = u64::from(next.fetch_add(1, Ordering::Relaxed));
+        if i >= a[1] {
+            return 0;
+        }
+        // SAFETY: `i` is below the number of pieces the host wrote.
+        let f = unsafe { *((a[0] + i * size_of::<Fill>() as u64) as *const Fill) };
+        let ret = read(f.fd, f.iov, f.count, f.offset);
+        if ret < 0 {
+            return ret;
+        }
+    }
+}
+
+/// Fills all pieces with the helpers' aid and waits until the helpers are gone.
+pub(crate) fn parallel(step: &Step) -> isize {
+    let a = step.args;
+    let each = |i: u64| {
+        let addr = a[3] + i * size_of::<Thread>() as u64;
+        // SAFETY: the host wrote `a[4]` descriptors at `a[3]`.
+        unsafe { &mut *(addr as *mut Thread) }
+    };
+    let mut made = 0;
+    while made < a[4] {
+        let t = each(made);
+        t.job = &raw const *step as u64;
+        t.alive = 1;
+        // Fewer helpers only take longer.
+        if helper(t) < 0 {
+            break;
+        }
+        made += 1;
+    }
+    let mut ret = work(step);
+    for i in 0..made {
+        let t = each(i);
+        wait_while(alive(t), 1);
+        // SAFETY: the helper is gone and wrote its errno before; volatile since it did so
+        // behind the compiler's back.
+        let failed = unsafe { core::ptr::read_volatile(&raw const t.failed) };
+        if failed != 0 {
+            ret = -(failed as isize);
+        }
+    }
+    ret
+}
+
+/// What a helper does.
+pub(crate) fn help(thread: &Thread) {
+    // SAFETY: `parallel` put the address of its step there, which outlives the helpers.
+    let step = unsafe { &*(thread.job as *const Step) };
+    let ret = work(step);
+    let failed = (&raw const thread.failed).cast::<AtomicU32>();
+    // SAFETY: an aligned word of this thread's own descriptor.
+    unsafe { &*failed }.store((-ret) as u32, Ordering::Release);
+}

@@ -1,0 +1,143 @@
+use crate::script::Full;
+use crate::{mm, plan, task};
+
+/// Why a restore failed. Nothing of it is left.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A hook asked to stop with this exit code.
+    #[error("{action} hook failed with {code}")]
+    Hook {
+        /// Its name.
+        action: &'static str,
+        /// Exit code to end with.
+        code: i32,
+    },
+    /// The images are wrong.
+    #[error(transparent)]
+    Images(#[from] images::Error),
+    /// A system call of the coordinator.
+    #[error(transparent)]
+    Sys(#[from] sys::Error),
+    /// Files cannot be restored.
+    #[error(transparent)]
+    Files(#[from] crate::files::Error),
+    /// The tree cannot be made.
+    #[error(transparent)]
+    Tree(#[from] plan::tree::Error),
+    /// A number cannot be had.
+    #[error(transparent)]
+    Pid(#[from] plan::pids::Error),
+    /// Memory cannot be rebuilt.
+    #[error(transparent)]
+    Memory(#[from] mm::Error),
+    /// Registers cannot be set.
+    #[error(transparent)]
+    Registers(#[from] task::regs::Error),
+    /// Something about one task.
+    #[error("task {pid}: {source}")]
+    Task {
+        /// Its virtual pid.
+        pid: u32,
+        /// What.
+        #[source]
+        source: Box<Error>,
+    },
+    /// A task reported this while it was rebuilt.
+    #[error("task {tid}: {text}")]
+    Reported {
+        /// Virtual tid.
+        tid: u32,
+        /// Its words.
+        text: String,
+    },
+    /// A task ended while it was rebuilt.
+    #[error("task {pid} ended while it was rebuilt: {how}")]
+    Died {
+        /// Its pid.
+        pid: i32,
+        /// Exit code or signal.
+        how: String,
+    },
+    /// A task got a fatal signal while it was rebuilt.
+    #[error("task {pid} got signal {signo} at {rip:#x} while it was rebuilt")]
+    Crashed {
+        /// Its pid.
+        pid: i32,
+        /// The signal.
+        signo: i32,
+        /// Where it was.
+        rip: u64,
+    },
+    /// No place for the restorer.
+    #[error("no hole in the address space is large enough for the restorer")]
+    NoHole,
+    /// The data of a task does not fit.
+    #[error("the description of the task is larger than the restorer's room for it")]
+    Full,
+    /// Images of another architecture.
+    #[error("the images are not of x86-64")]
+    Architecture,
+    /// A capability that this process lacks.
+    #[error("thread {tid} had capability {cap}, which this process lacks and cannot give")]
+    Capability {
+        /// Virtual tid.
+        tid: u32,
+        /// The capability's number.
+        cap: u32,
+    },
+    /// Security modules.
+    #[error("thread {tid} has LSM profile {profile:?}: not supported yet")]
+    Lsm {
+        /// Virtual tid.
+        tid: u32,
+        /// The profile.
+        profile: String,
+    },
+    /// A field that cannot be true.
+    #[error("{what} is {value}")]
+    Field {
+        /// Its name.
+        what: &'static str,
+        /// Its value.
+        value: u64,
+    },
+    /// Too few descriptors.
+    #[error("the restore needs descriptors up to {need}, and RLIMIT_NOFILE allows {hard}")]
+    Nofile {
+        /// How many.
+        need: u64,
+        /// The hard limit.
+        hard: u64,
+    },
+    /// Namespaces.
+    #[error("task {pid} has a {kind} namespace of its own: not supported yet")]
+    Namespace {
+        /// Virtual pid.
+        pid: u32,
+        /// Kind of namespace.
+        kind: &'static str,
+    },
+    /// No instruction to unmap the arena with.
+    #[error("task {0} has no `syscall` instruction in its memory")]
+    NoGadget(u32),
+    /// The tree did not come to an end.
+    #[error("a signal asked to stop")]
+    Interrupted,
+}
+
+impl Error {
+    /// Says which task it is about.
+    pub(crate) fn of_task(self, pid: u32) -> Self {
+        match self {
+            Self::Task { .. } => self,
+            other => Self::Task { pid, source: Box::new(other) },
+        }
+    }
+}
+
+impl From<Full> for Error {
+    fn from(_: Full) -> Self {
+        Self::Full
+    }
+}

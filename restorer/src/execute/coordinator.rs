@@ -1,0 +1,290 @@
+//! The process that leads the tree through the stages.
+
+use crate::execute::stage::{Board, Failure, describe};
+use crate::execute::{finish, fork, scripts, task};
+use crate::facts::{Facts, Range, map_line};
+use crate::files::{self, Files};
+use crate::plan::tree::Role;
+use crate::plan::{Plan, pids};
+use crate::task::amber::personality_of_criu;
+use crate::{Action, Error, Hooks, Request, Restored};
+use images::checkpoint::{Checkpoint, Task};
+use images::proto::{AmberTaskEntry, RestoreStatsEntry};
+use images::{Dir, Image};
+use parasite_abi::restore::Stage;
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+use sys::ptrace::{self, Wait};
+
+/// How often the coordinator looks after its children while it waits for reports.
+const PATROL: Duration = Duration::from_millis(20);
+/// How long killed tasks may take to be gone.
+const REAP: Duration = Duration::from_secs(10);
+
+/// A restore from images to a running tree.
+pub(crate) fn run(request: &Request, hooks: &mut dyn Hooks) -> Result<Restored, Error> {
+    let begun = Instant::now();
+    let dir = Dir::open(&request.images_dir)?;
+    let cp = Checkpoint::load(&dir)?;
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let plan = Plan::new(&cp, amber(&cp)?, request, Facts::gather()?, &present()?, cpus)?;
+    pids::check(pids::wanted(&cp, &plan.tree), plan.facts.pid_max, pids::owner)?;
+    log::debug!("plan:\n{}", plan.tree);
+    raise_nofile(&plan.facts);
+    hook(hooks, Action::PreRestore, None)?;
+
+    let saved = Saved::enter()?;
+    let mut tree = Tree { plan: &plan, request, root: 0, leaders: false };
+    let result = tree.restore(hooks, begun);
+    if result.is_err() {
+        tree.destroy();
+    }
+    saved.leave();
+    let stats = result?;
+    Ok(Restored { pid: tree.root, stats })
+}
+
+/// What CRIU's images have no room for.
+fn amber(cp: &Checkpoint) -> Result<BTreeMap<u32, AmberTaskEntry>, Error> {
+    let mut all = BTreeMap::new();
+    for task in cp.tasks.iter().filter(|t| t.live.is_some()) {
+        let mut entry: Option<AmberTaskEntry> = cp.dir.read_opt(Image::Amber(task.pid))?;
+        let personality = personality_of_criu(task.tc().personality);
+        if entry.is_none() && personality.is_some() {
+            entry = Some(AmberTaskEntry { personality, ..AmberTaskEntry::default() });
+        }
+        all.extend(entry.map(|e| (task.pid, e)));
+    }
+    Ok(all)
+}
+
+fn hook(hooks: &mut dyn Hooks, action: Action, pid: Option<i32>) -> Result<(), Error> {
+    hooks.run(action, pid).map_err(|code| Error::Hook { action: action.name(), code })
+}
+
+/// Ranges that are mapped in this process, and in those forked from it.
+fn present() -> Result<Vec<Range>, Error> {
+    let maps = fs::read("/proc/self/maps");
+    let maps = maps.map_err(|e| sys::Error::io("read(/proc/self/maps)", &e))?;
+    let maps = String::from_utf8_lossy(&maps);
+    Ok(maps.lines().filter_map(map_line).map(|(range, _)| range).collect())
+}
+
+/// Tasks may have more descriptors open than our soft limit allows.
+fn raise_nofile(facts: &Facts) {
+    let nofile = libc::RLIMIT_NOFILE;
+    if let Some((soft, hard)) = facts.rlimits.get(nofile as usize)
+        && soft < hard
+    {
+        let _ = sys::task::set_rlimit(0, nofile, *hard, *hard);
+    }
+}
+
+/// What this process changes of itself meanwhile.
+struct Saved {
+    mask: u64,
+}
+
+impl Saved {
+    fn enter() -> Result<Self, Error> {
+        // Orphans of a failed restore come to us, and are reaped.
+        sys::task::prctl(libc::PR_SET_CHILD_SUBREAPER, [1, 0, 0, 0])?;
+        sys::arena::rseq_unregister()?;
+        sys::arena::default_action(libc::SIGCHLD)?;
+        Ok(Self { mask: sys::arena::swap_signal_mask(u64::MAX)? })
+    }
+
+    fn leave(self) {
+        let _ = sys::task::prctl(libc::PR_SET_CHILD_SUBREAPER, [0; 4]);
+        let _ = sys::arena::swap_signal_mask(self.mask);
+    }
+}
+
+struct Tree<'a> {
+    plan: &'a Plan<'a>,
+    request: &'a Request,
+    /// Pid of the root task, 0 before it exists.
+    root: i32,
+    /// Whether the leaders of live tasks are traced.
+    leaders: bool,
+}
+
+impl Tree<'_> {
+    fn restore(
+        &mut self,
+        hooks: &mut dyn Hooks,
+        begun: Instant,
+    ) -> Result<RestoreStatsEntry, Error> {
+        let plan = self.plan;
+        let board = Board::new()?;
+        let forking = Instant::now();
+        board.open(Stage::RootTask, 0);
+        self.make_root(&board)?;
+        self.stage(&board, Stage::Forking, plan.tree.processes.len())?;
+        let forking_time = micros(forking);
+
+        self.leaders = true;
+        finish::seize_leaders(plan)?;
+        let threads = plan.live().map(|(_, task, _)| task.threads.len()).sum();
+        self.stage(&board, Stage::Restore, threads)?;
+        self.stage(&board, Stage::RestoreSigchld, plan.live().count())?;
+
+        hook(hooks, Action::PostRestore, Some(self.root))?;
+        finish::seize_threads(plan)?;
+        if let Err(code) = hooks.run(Action::NetworkUnlock, Some(self.root)) {
+            log::warn!("network-unlock hook failed with {code}");
+        }
+        let last = |task: &Task| {
+            1 + task.threads[1..].iter().filter(|t| scripts::has_last_stage(plan, t)).count()
+        };
+        let count = plan.live().map(|(_, task, _)| last(task)).sum();
+        self.stage(&board, Stage::RestoreCreds, count)?;
+
+        finish::stop_all(plan)?;
+        finish::unmap_arenas(plan)?;
+        finish::set_registers(plan)?;
+        finish::stop_signals(plan, self.request)?;
+        if let Err(code) = hooks.run(Action::PreResume, Some(self.root)) {
+            log::warn!("pre-resume hook failed with {code}");
+        }
+        files::late(&plan.files, &|vpid| vpid)?;
+        let restore_time = micros(begun);
+        finish::detach_all(plan)?;
+        if let Err(code) = hooks.run(Action::PostResume, Some(self.root)) {
+            log::warn!("post-resume hook failed with {code}");
+        }
+        let root = fs::File::open("/").map_err(|e| sys::Error::io("open(/)", &e))?;
+        files::cleanup(&plan.files, root.as_fd());
+        let pages = |live: &images::checkpoint::Live| -> u64 {
+            live.pages.segments().iter().map(|s| s.pages).sum()
+        };
+        Ok(RestoreStatsEntry {
+            pages_compared: 0,
+            pages_skipped_cow: 0,
+            forking_time,
+            restore_time,
+            pages_restored: Some(plan.live().map(|(_, _, live)| pages(live)).sum()),
+        })
+    }
+
+    fn make_root(&mut self, board: &Board) -> Result<(), Error> {
+        let pid = self.plan.tree.processes[0].pid;
+        let flags = if self.request.sibling { libc::CLONE_PARENT as u64 } else { 0 };
+        let mut context = task::Context {
+            plan: self.plan,
+            board,
+            files: Files::new(&self.plan.files, self.request, &self.plan.cp.chain)?,
+        };
+        let made = fork::fork(flags, pid.cast_signed(), || task::root(&mut context));
+        self.root = made.map_err(|e| Error::from(e).of_task(pid))?;
+        Ok(())
+    }
+
+    /// Opens a stage and waits for all reports of it.
+    fn stage(&self, board: &Board, stage: Stage, count: usize) -> Result<(), Error> {
+        log::debug!("stage {stage:?}: {count} to report");
+        board.open(stage, count);
+        loop {
+            let done = count == 0 || board.wait_reports(PATROL);
+            if let Some(failure) = board.failure() {
+                return Err(reported(failure));
+            }
+            if done {
+                return Ok(());
+            }
+            self.patrol()?;
+        }
+    }
+
+    /// Looks for deaths and stops that should not be.
+    fn patrol(&self) -> Result<(), Error> {
+        loop {
+            let (pid, wait) = match ptrace::wait(-1, false) {
+                Ok(found) => found,
+                Err(e) if e.errno() == libc::ECHILD => return Ok(()),
+                Err(e) => return Err(e.into()),
+            };
+            match wait {
+                Wait::Nothing => return Ok(()),
+                Wait::Gone(status) if self.wanted_alive(pid) => {
+                    return Err(Error::Died { pid, how: how(status) });
+                }
+                Wait::Gone(_) => {}
+                Wait::Stopped { signo, event: 0 } if fatal(signo) => {
+                    let rip = ptrace::regs(pid).map_or(0, |r| r.rip);
+                    return Err(Error::Crashed { pid, signo, rip });
+                }
+                Wait::Stopped { .. } => ptrace::cont(pid, 0)?,
+            }
+        }
+    }
+
+    fn wanted_alive(&self, pid: i32) -> bool {
+        let live = |p: &&crate::plan::tree::Process| matches!(p.role, Role::Live(_));
+        pid == self.root
+            || self.plan.tree.processes.iter().filter(live).any(|p| p.pid.cast_signed() == pid)
+    }
+
+    /// Kills all there is and waits until it is gone.
+    fn destroy(&self) {
+        if self.root == 0 {
+            return;
+        }
+        // Each process dies with its parent, or is traced by us.
+        let _ = sys::task::kill(self.root, libc::SIGKILL);
+        if self.leaders {
+            for (_, task, _) in self.plan.live() {
+                let pid = task.pid.cast_signed();
+                // Only if it is still ours to trace: the number may be another's.
+                if ptrace::set_options(pid, 0).is_ok() || traced_by_us(pid) {
+                    let _ = sys::task::kill(pid, libc::SIGKILL);
+                }
+            }
+        }
+        let until = Instant::now() + REAP;
+        while Instant::now() < until {
+            match ptrace::wait(-1, false) {
+                Err(_) => return,
+                Ok((_, Wait::Nothing)) => std::thread::sleep(Duration::from_millis(1)),
+                Ok((pid, Wait::Stopped { .. })) => {
+                    let _ = sys::task::kill(pid, libc::SIGKILL);
+                }
+                Ok(_) => {}
+            }
+        }
+        log::error!("killed tasks are not gone after {REAP:?}");
+    }
+}
+
+fn traced_by_us(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let tracer = status.lines().find_map(|l| l.strip_prefix("TracerPid:"));
+    tracer.and_then(|t| t.trim().parse().ok()) == Some(std::process::id())
+}
+
+fn fatal(signo: i32) -> bool {
+    let by_fault = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP];
+    by_fault.contains(&signo) || signo == libc::SIGSYS
+}
+
+fn reported(failure: Failure) -> Error {
+    match failure {
+        Failure::Text { tid, text } => Error::Reported { tid, text },
+        Failure::Step { tid, step } => Error::Reported { tid, text: describe(&step) },
+    }
+}
+
+/// A wait status in words.
+pub(crate) fn how(status: i32) -> String {
+    if libc::WIFSIGNALED(status) {
+        format!("killed by signal {}", libc::WTERMSIG(status))
+    } else {
+        format!("exit code {}", libc::WEXITSTATUS(status))
+    }
+}
+
+fn micros(since: Instant) -> u32 {
+    since.elapsed().as_micros() as u32
+}

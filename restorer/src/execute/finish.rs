@@ -1,0 +1,183 @@
+//! The last moments: all threads sleep in the blob and are traced. Their registers are put right
+//! from outside, the arenas go, and everything runs.
+
+use crate::mm::Space;
+use crate::plan::Plan;
+use crate::task::regs;
+use crate::{Error, Request};
+use images::checkpoint::{Live, Task, TaskState, Thread};
+use sys::ptrace::{self, Regs, Wait};
+
+/// `syscall`.
+const SYSCALL: [u8; 2] = [0x0f, 0x05];
+
+/// All live threads: (task, thread).
+fn threads<'a>(plan: &'a Plan<'_>) -> impl Iterator<Item = (&'a Task, &'a Thread)> + 'a {
+    plan.live().flat_map(|(_, task, _)| task.threads.iter().map(move |t| (task, t)))
+}
+
+/// Options under which all threads are traced: our death is theirs.
+pub(crate) fn options(plan: &Plan<'_>) -> u64 {
+    use ptrace::option::{EXITKILL, SUSPEND_SECCOMP, TRACESYSGOOD};
+    EXITKILL | TRACESYSGOOD | if plan.seccomp { SUSPEND_SECCOMP } else { 0 }
+}
+
+/// Traces the leaders of all live tasks.
+pub(crate) fn seize_leaders(plan: &Plan<'_>) -> Result<(), Error> {
+    for (_, task, _) in plan.live() {
+        ptrace::seize(task.pid.cast_signed(), options(plan))?;
+    }
+    Ok(())
+}
+
+/// Traces all other threads.
+pub(crate) fn seize_threads(plan: &Plan<'_>) -> Result<(), Error> {
+    for (_, thread) in threads(plan).filter(|(task, t)| t.tid != task.pid) {
+        ptrace::seize(thread.tid.cast_signed(), options(plan))?;
+    }
+    Ok(())
+}
+
+/// Stops all threads, wherever the blob put them to sleep.
+pub(crate) fn stop_all(plan: &Plan<'_>) -> Result<(), Error> {
+    for (_, thread) in threads(plan) {
+        ptrace::interrupt(thread.tid.cast_signed())?;
+    }
+    for (_, thread) in threads(plan) {
+        expect_stop(thread.tid.cast_signed())?;
+    }
+    Ok(())
+}
+
+fn expect_stop(tid: i32) -> Result<(), Error> {
+    match wait(tid)? {
+        Wait::Gone(status) => Err(Error::Died { pid: tid, how: super::coordinator::how(status) }),
+        _ => Ok(()),
+    }
+}
+
+fn wait(tid: i32) -> Result<Wait, Error> {
+    loop {
+        match ptrace::wait(tid, true) {
+            Ok((_, wait)) => return Ok(wait),
+            Err(e) if e.errno() == libc::EINTR => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// Unmaps the arenas by a system call of each leader, all at once.
+pub(crate) fn unmap_arenas(plan: &Plan<'_>) -> Result<(), Error> {
+    for (_, task, live) in plan.live() {
+        let Some(space) = plan.spaces.get(&task.pid) else { continue };
+        let arena = &space.arena;
+        let regs = Regs {
+            rip: gadget(plan, task, live, space)?,
+            rax: libc::SYS_munmap.cast_unsigned(),
+            rdi: arena.start,
+            rsi: arena.end - arena.start,
+            orig_rax: u64::MAX,
+            ..general(task.leader())?
+        };
+        let pid = task.pid.cast_signed();
+        ptrace::set_regs(pid, &regs)?;
+        ptrace::syscall(pid, 0)?;
+    }
+    let leaders = || plan.live().map(|(_, task, _)| task.pid.cast_signed());
+    for pid in leaders() {
+        expect_stop(pid)?;
+        ptrace::syscall(pid, 0)?;
+    }
+    for pid in leaders() {
+        expect_stop(pid)?;
+        let answer = ptrace::regs(pid)?.rax.cast_signed();
+        if answer != 0 {
+            let errno = i32::try_from(-answer).unwrap_or(0);
+            return Err(sys::Error::new(format_args!("munmap of the arena of {pid}"), errno).into());
+        }
+    }
+    Ok(())
+}
+
+/// Where the task has a `syscall` instruction that stays.
+fn gadget(plan: &Plan<'_>, task: &Task, live: &Live, space: &Space) -> Result<u64, Error> {
+    let find = |bytes: &[u8]| bytes.windows(2).position(|w| w == SYSCALL).map(|at| at as u64);
+    if let (Some((_, vdso)), Some(at)) = (space.vdso.last(), find(&plan.facts.vdso.bytes)) {
+        return Ok(vdso + at);
+    }
+    let (exec, read) = (libc::PROT_EXEC as u32, libc::PROT_READ as u32);
+    for vma in live.mm.vmas.iter().filter(|v| v.prot & exec != 0 && v.prot & read != 0) {
+        let mut buf = vec![0; 1 << 16];
+        let mut at = vma.start;
+        while at < vma.end {
+            let n = buf.len().min((vma.end - at) as usize);
+            if sys::vm::read_exact(task.pid.cast_signed(), at, &mut buf[..n]).is_err() {
+                break;
+            }
+            if let Some(found) = find(&buf[..n]) {
+                return Ok(at + found);
+            }
+            at += n as u64;
+        }
+    }
+    Err(Error::NoGadget(task.pid))
+}
+
+fn general(thread: &Thread) -> Result<Regs, Error> {
+    let info = thread.core.thread_info.as_ref().ok_or(Error::Architecture)?;
+    Ok(regs::general(info)?)
+}
+
+/// Puts registers, vector state, signal mask and what running our code has disturbed.
+pub(crate) fn set_registers(plan: &Plan<'_>) -> Result<(), Error> {
+    for (task, thread) in threads(plan) {
+        let tid = thread.tid.cast_signed();
+        let info = thread.core.thread_info.as_ref().ok_or(Error::Architecture)?;
+        let area = regs::extended(&info.fpregs, &plan.facts.xsave)?;
+        if area.len() > 512 {
+            ptrace::set_regset(tid, ptrace::NT_X86_XSTATE, &area)?;
+        } else {
+            ptrace::set_regset(tid, 2 /* NT_PRFPREG */, &area)?;
+        }
+        ptrace::set_regs(tid, &general(thread)?)?;
+        let core = thread.thread_core();
+        let mask = match thread.tid == task.pid {
+            true => task.tc().blk_sigset,
+            false => core.blk_sigset.unwrap_or(0),
+        };
+        ptrace::set_sigmask(tid, mask)?;
+        if let Some(rseq) = &core.rseq_entry
+            && let Some(cs) = rseq.rseq_cs_pointer.filter(|_| rseq.rseq_abi_pointer != 0)
+        {
+            // The kernel cleared it when it saw us outside of the critical section.
+            ptrace::poke(tid, rseq.rseq_abi_pointer + 8, cs)?;
+        }
+    }
+    Ok(())
+}
+
+/// Stops those that were stopped; they take it before their first instruction.
+pub(crate) fn stop_signals(plan: &Plan<'_>, request: &Request) -> Result<(), Error> {
+    for (_, task, _) in plan.live() {
+        let saved = task.tc().stop_signo.unwrap_or(libc::SIGSTOP.cast_unsigned());
+        let signo = match task.state {
+            TaskState::Stopped => saved.cast_signed(),
+            _ if request.leave_stopped => libc::SIGSTOP,
+            _ => continue,
+        };
+        sys::task::kill(task.pid.cast_signed(), signo)?;
+    }
+    Ok(())
+}
+
+/// The tree runs.
+pub(crate) fn detach_all(plan: &Plan<'_>) -> Result<(), Error> {
+    for (_, thread) in threads(plan) {
+        match ptrace::detach(thread.tid.cast_signed(), 0) {
+            // Killed from outside in the meantime: nothing to let go.
+            Err(e) if e.errno() == libc::ESRCH => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,278 @@
+//! A process of the tree, from its birth to the blob.
+
+use crate::Error;
+use crate::execute::arena::Arena;
+use crate::execute::scripts::{self, Late};
+use crate::execute::stage::Board;
+use crate::execute::{enter_blob, fork};
+use crate::files::Files;
+use crate::mm::{self, Fds};
+use crate::plan::Plan;
+use crate::plan::tree::{Process, Role};
+use images::checkpoint::{Live, Task};
+use images::proto::AmberTaskEntry;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
+use parasite_abi::restore::Stage;
+use std::convert::Infallible;
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use sys::arena::exit_now;
+
+/// What processes of the tree get from the coordinator, and pass on.
+#[derive(Debug)]
+pub(crate) struct Context<'a> {
+    pub(crate) plan: &'a Plan<'a>,
+    pub(crate) board: &'a Board,
+    /// Files, as far as this process has them.
+    pub(crate) files: Files<'a>,
+}
+
+/// The root task's life.
+pub(crate) fn root(cx: &mut Context<'_>) -> ! {
+    let pid = cx.plan.tree.processes[0].pid;
+    if let Err(e) = prepare_root(cx) {
+        fail(cx, pid, &e);
+    }
+    run(cx, 0)
+}
+
+fn prepare_root(cx: &mut Context<'_>) -> Result<(), Error> {
+    die_with_parent(cx.plan.facts.pid)?;
+    cx.board.wait(Stage::Forking);
+    cx.files.open_shared()?;
+    for (shmid, size) in &cx.plan.segments {
+        // Made and filled once; every task opens it anew.
+        cx.files.open_anon_shared(*shmid, *size)?;
+    }
+    Ok(())
+}
+
+/// Life of any other process, and of the root once it is prepared.
+fn run(cx: &mut Context<'_>, index: usize) -> ! {
+    let process = &cx.plan.tree.processes[index];
+    let done = match process.role {
+        Role::Live(i) => live(cx, process, &cx.plan.cp.tasks[i]),
+        Role::Zombie(i) => zombie(cx, process, &cx.plan.cp.tasks[i]),
+        Role::Helper => helper(cx, process),
+    };
+    match done {
+        Err(e) => fail(cx, process.pid, &e),
+    }
+}
+
+/// Reports and waits to be killed.
+fn fail(cx: &Context<'_>, pid: u32, error: &Error) -> ! {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(e) = source {
+        let more = e.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = e.source();
+    }
+    cx.board.fail(pid, &text);
+    loop {
+        cx.board.wait(Stage::Complete);
+        exit_now(1);
+    }
+}
+
+/// Nobody outlives a failed restore: each process dies with the one that made it.
+fn die_with_parent(parent: i32) -> Result<(), Error> {
+    sys::task::prctl(libc::PR_SET_PDEATHSIG, [libc::SIGKILL as u64, 0, 0, 0])?;
+    // It may have died before the call. In a new pid namespace its number reads 0.
+    let now = sys::arena::getppid();
+    if now != parent && now != 0 {
+        exit_now(1);
+    }
+    Ok(())
+}
+
+/// Forks children, in the right session each.
+fn family(cx: &mut Context<'_>, process: &Process) -> Result<(), Error> {
+    if process.adopts {
+        sys::task::prctl(libc::PR_SET_CHILD_SUBREAPER, [1, 0, 0, 0])?;
+    }
+    for child in &process.early {
+        make(cx, process, *child)?;
+    }
+    if process.setsid {
+        sys::arena::setsid()?;
+    }
+    if process.pgid == process.pid {
+        sys::arena::setpgid(0, 0)?;
+    }
+    for child in &process.late {
+        make(cx, process, *child)?;
+    }
+    Ok(())
+}
+
+fn make(cx: &mut Context<'_>, process: &Process, child: usize) -> Result<(), Error> {
+    let new = &cx.plan.tree.processes[child];
+    let flags = if new.share_files { libc::CLONE_FILES as u64 } else { 0 };
+    let (parent, pid) = (process.pid.cast_signed(), new.pid);
+    let made = fork::fork(flags, pid.cast_signed(), || {
+        if let Err(e) = die_with_parent(parent) {
+            fail(cx, pid, &e);
+        }
+        run(cx, child)
+    });
+    made.map_err(|e| Error::from(e).of_task(pid))?;
+    Ok(())
+}
+
+/// All processes exist: joins a group that another leads.
+fn join_group(process: &Process) -> Result<(), Error> {
+    if process.pgid != 0 && process.pgid != process.pid {
+        sys::arena::setpgid(0, process.pgid.cast_signed())?;
+    }
+    Ok(())
+}
+
+fn helper(cx: &mut Context<'_>, process: &Process) -> Result<Infallible, Error> {
+    family(cx, process)?;
+    cx.board.report();
+    cx.board.wait(Stage::Restore);
+    join_group(process)?;
+    cx.board.wait(Stage::RestoreSigchld);
+    // Our death kills those that have not died yet by themselves.
+    for child in process.early.iter().chain(&process.late) {
+        let child = &cx.plan.tree.processes[*child];
+        if matches!(child.role, Role::Zombie(_)) {
+            let pid = Id::Pid(Pid::from_raw(child.pid.cast_signed()));
+            let how = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::__WALL;
+            let done = waitid(pid, how);
+            done.map_err(|e| sys::Error::new(format_args!("waitid({})", child.pid), e as i32))?;
+        }
+    }
+    exit_now(0)
+}
+
+fn zombie(cx: &mut Context<'_>, process: &Process, task: &Task) -> Result<Infallible, Error> {
+    family(cx, process)?;
+    set_comm(&task.tc().comm)?;
+    cx.board.report();
+    cx.board.wait(Stage::Restore);
+    join_group(process)?;
+    // By then the tasks that we made, if any, do not die with us any more.
+    cx.board.wait(Stage::RestoreSigchld);
+    let status = task.tc().exit_code;
+    let signo = (status & 0x7f).cast_signed();
+    if signo == 0 {
+        exit_now((status >> 8 & 0xff).cast_signed());
+    }
+    // The core-dump bit of the status is lost: it would take a dump to set it.
+    sys::task::prctl(libc::PR_SET_DUMPABLE, [0; 4])?;
+    if signo != libc::SIGKILL {
+        sys::arena::default_action(signo)?;
+    }
+    sys::arena::swap_signal_mask(!(1 << (signo - 1)))?;
+    sys::task::kill(process.pid.cast_signed(), signo)?;
+    // Signals that do not kill cannot be in the status of a zombie.
+    Err(Error::Field { what: "exit_code", value: status.into() })
+}
+
+fn set_comm(comm: &[u8]) -> Result<(), Error> {
+    fs::write("/proc/self/comm", &comm[..comm.len().min(15)])
+        .map_err(|e| sys::Error::io("write(/proc/self/comm)", &e).into())
+}
+
+fn live(cx: &mut Context<'_>, process: &Process, task: &Task) -> Result<Infallible, Error> {
+    let (Some(live), Some(space)) = (&task.live, cx.plan.spaces.get(&task.pid)) else {
+        return Err(Error::NoHole);
+    };
+    family(cx, process)?;
+    let vpid = task.pid.cast_signed();
+    let (fds, kept) = open(cx, vpid, live)?;
+    cx.board.report();
+    cx.board.wait(Stage::Restore);
+    // The coordinator traces us now, and its death kills us; parents may go.
+    sys::task::prctl(libc::PR_SET_PDEATHSIG, [0; 4])?;
+    join_group(process)?;
+    cx.files.install(vpid)?;
+    cx.files.set_fs(vpid)?;
+    proc_files(task, cx.plan.amber.get(&task.pid))?;
+    let arena = Arena::map(&space.arena, kept[0].as_fd(), task.threads.len() - 1)?;
+    let late = Late {
+        seals: cx.files.seals(),
+        close: (cx.plan.files.base_fd(), cx.plan.files.service_end()),
+    };
+    let ready = scripts::write(cx.plan, process, (task, live, space), &fds, &late, arena)?;
+    enter_blob::enter(&ready)
+}
+
+/// Opens what the memory of a task is made of, all at numbers which the task itself does not use.
+fn open(cx: &mut Context<'_>, vpid: i32, live: &Live) -> Result<(Fds, Vec<OwnedFd>), Error> {
+    let least = cx.plan.files.service_fd();
+    let mut kept = Vec::new();
+    let mut keep = |fd: OwnedFd| -> RawFd {
+        let raw = fd.as_raw_fd();
+        kept.push(fd);
+        raw
+    };
+    let mut fds = Fds::default();
+    // The first: `live` maps it.
+    keep(sys::fd::dup_above(cx.board.page().fd(), least)?);
+    for key in mm::mapped_files(&live.mm) {
+        fds.files.insert(key, keep(cx.files.open_mapped(key.0, key.1)?));
+    }
+    for shmid in mm::mapped_segments(&live.mm) {
+        let size = cx.plan.segments.get(&shmid).copied().unwrap_or(0);
+        fds.segments.insert(shmid, keep(cx.files.open_anon_shared(shmid, size)?));
+    }
+    for file in live.pages.files() {
+        fds.pages.push(keep(sys::fd::dup_above(file.open()?.as_fd(), least)?));
+    }
+    fds.exe = keep(cx.files.open_exe(vpid)?);
+    for ring in &live.mm.aios {
+        let mut saved = vec![0; ring.ring_len as usize];
+        live.pages.read_at(ring.id, &mut saved)?;
+        fds.rings.push(saved);
+    }
+    fds.null = -1;
+    if !live.mm.aios.is_empty() {
+        let null = fs::File::options()
+            .write(true)
+            .open("/dev/null")
+            .map_err(|e| sys::Error::io("open(/dev/null)", &e))?;
+        fds.null = keep(sys::fd::dup_above(null.as_fd(), least)?);
+    }
+    Ok((fds, kept))
+}
+
+/// What is set by writing to files of /proc.
+fn proc_files(task: &Task, amber: Option<&AmberTaskEntry>) -> Result<(), Error> {
+    if let Some(filter) = amber.and_then(|a| a.coredump_filter) {
+        let path = "/proc/self/coredump_filter";
+        let done = fs::write(path, format!("{filter:#x}"));
+        done.map_err(|e| sys::Error::io(format_args!("write({path}, {filter:#x})"), &e))?;
+    }
+
+    let tc = task.tc();
+    if let Some(adj) = tc.oom_score_adj {
+        set_number("/proc/self/oom_score_adj", adj.into(), false)?;
+    }
+    if let Some(uid) = tc.loginuid.filter(|uid| *uid != u32::MAX) {
+        set_number("/proc/self/loginuid", uid.into(), true)?;
+    }
+    Ok(())
+}
+
+fn set_number(path: &str, value: i64, fatal: bool) -> Result<(), Error> {
+    // Absent where the kernel was built without it.
+    let Ok(now) = fs::read_to_string(path) else { return Ok(()) };
+    if now.trim().parse() == Ok(value) {
+        return Ok(());
+    }
+    match fs::write(path, value.to_string()) {
+        Ok(()) => Ok(()),
+        Err(e) if fatal => Err(sys::Error::io(format_args!("write({path}, {value})"), &e).into()),
+        Err(e) => {
+            log::warn!("{path} cannot be set to {value}: {e}");
+            Ok(())
+        }
+    }
+}

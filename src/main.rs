@@ -46,8 +46,7 @@ fn main() -> ExitCode {
     let mut args = std::env::args_os();
     let name = args.next().unwrap_or_else(|| "criu".into());
     let code = if name.as_bytes().ends_with(b"crit") {
-        ::log::error!("not supported yet: crit");
-        FAILURE
+        u8::try_from(images::crit::main(args.collect())).unwrap_or(FAILURE)
     } else {
         real_main(&name, args.collect())
     };

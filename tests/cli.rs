@@ -238,3 +238,15 @@ fn cpuinfo_is_checked_against_its_own_dump() {
     fs::remove_file(criu.path().join("cpuinfo.img")).unwrap();
     assert_eq!(criu.run("cpuinfo check").code, 1);
 }
+
+#[test]
+fn the_binary_is_crit_by_that_name() {
+    let criu = Criu::new();
+    assert_eq!(criu.run("cpuinfo dump").code, 0);
+    let crit = criu.path().join("crit");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_criu"), &crit).unwrap();
+    let image = criu.path().join("cpuinfo.img");
+    let ended = Command::new(crit).args(["decode", "-i"]).arg(image).output().unwrap();
+    let text = String::from_utf8(ended.stdout).unwrap();
+    assert!(ended.status.success() && text.contains("\"CPUINFO\""), "{text}");
+}

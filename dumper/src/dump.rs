@@ -2,6 +2,7 @@
 
 use crate::files::{FileTable, Finished};
 use crate::hooks::{Action, Hooks};
+use crate::pages::Control;
 use crate::stop::Stop;
 use crate::task::core::{self, Common, Cores};
 use crate::task::creds::Lsm;
@@ -28,7 +29,8 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
     let mut frozen = parasite::freeze(request.pid, &limits)?;
     let still = Instant::now();
     stats.freezing_time = micros(still - begun);
-    let saved = save(&mut frozen, request, &dir, stop, &mut stats)
+    let control = Control { stop, progress: hooks.progress() };
+    let saved = save(&mut frozen, request, &dir, control, &mut stats)
         .and_then(|files| run_hook(hooks, Action::PostDump, request).map(|()| files));
     // A failure drops what is to be undone outside the tasks before they run on.
     let leave = if saved.is_ok() { request.leave } else { Leave::Running };
@@ -79,16 +81,17 @@ fn save(
     frozen: &mut Frozen,
     request: &Request,
     dir: &Dir,
-    stop: Stop,
+    control: Control<'_>,
     stats: &mut Stats,
 ) -> Result<Finished, Error> {
+    let stop = control.stop;
     let mut tree = tree::describe(frozen)?;
     tree::check_sessions(&tree, request)?;
     ns::check(&tree)?;
     ids::assign(&mut tree)?;
     let sets = cgroup::Sets::collect(&tree)?;
     ask_inside(&mut tree, frozen, request, stop)?;
-    let (contents, files) = contents(&tree, request, dir, stop, stats)?;
+    let (contents, files) = contents(&tree, request, dir, control, stats)?;
     let cores = cores(&tree, frozen, &sets, stop)?;
     write_tasks(dir, &tree, contents, cores)?;
     if let Some(entry) = sets.entry()? {
@@ -133,9 +136,10 @@ fn contents(
     tree: &Tree,
     request: &Request,
     dir: &Dir,
-    stop: Stop,
+    control: Control<'_>,
     stats: &mut Stats,
 ) -> Result<(Contents, Finished), Error> {
+    let stop = control.stop;
     let mut files = FileTable::new(request, tree)?;
     let mut tables = HashSet::new();
     let mut all = Contents { fdinfos: Vec::new(), fs: Vec::new(), mms: Vec::new() };
@@ -152,7 +156,7 @@ fn contents(
         all.mms.push(collector.collect(task, &mut files)?);
     }
     let begun = Instant::now();
-    pages::dump(&all.mms, &files.shmems(), dir, stop, stats)?;
+    pages::dump(&all.mms, &files.shmems(), dir, control, stats)?;
     stats.memdump_time = micros(begun.elapsed());
     let files = files.finish(dir)?;
     Ok((all, files))

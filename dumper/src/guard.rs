@@ -5,7 +5,7 @@
 //! front (a user's Ctrl-C, SIGKILL, a supervisor's timeout) leaves a process behind that
 //! notices (see [`Stop`]), lets the tree go as it was, and ends.
 
-use crate::hooks::{Action, Hooks};
+use crate::hooks::{Action, Hooks, Progress};
 use crate::stop::Stop;
 use crate::{Error, Request, Stats};
 use prost::Message;
@@ -35,6 +35,8 @@ fn number(action: &str) -> u8 {
 /// Hooks as the worker sees them: run by the front.
 struct Ask<'a> {
     front: &'a UnixStream,
+    /// A copy: what is shown is shown by the worker.
+    progress: &'a dyn Progress,
 }
 
 impl Hooks for Ask<'_> {
@@ -48,6 +50,10 @@ impl Hooks for Ask<'_> {
             0 => Ok(()),
             code => Err(code),
         }
+    }
+
+    fn progress(&self) -> &dyn Progress {
+        self.progress
     }
 }
 
@@ -64,7 +70,7 @@ pub(crate) fn run(
         let stop = Stop::watching(front_pid);
         // Out of reach of signals to the front's group and terminal.
         let _ = worker::setsid();
-        let result = work(request, &mut Ask { front: &back }, stop);
+        let result = work(request, &mut Ask { front: &back, progress: hooks.progress() }, stop);
         i32::from(report(&back, &result).is_err())
     })?;
     drop(back);

@@ -8,10 +8,16 @@ use support::Subject;
 
 mod eventfd;
 mod eventpoll;
-mod files;
+mod fdinfo;
+mod fsnotify;
 mod inet_sk;
+mod memfd;
 mod memory;
+mod pidfd;
 mod pipe;
 mod reg_file;
+mod signalfd;
 mod task;
+mod timerfd;
+mod tty;
 mod unix_sk;

@@ -12,11 +12,6 @@ fn private_areas_keep_content_protection_and_flags() {
 }
 
 #[test]
-fn shared_memory_and_memfds_stay_shared() {
-    Subject::new("shm").check();
-}
-
-#[test]
 fn pages_shared_since_fork_stay_one_page() {
     Subject::new("cow").check();
 }
@@ -44,12 +39,4 @@ fn huge_pages_stay() {
 #[test]
 fn a_hundred_megabytes_come_back() {
     Subject::new("bulk").check();
-}
-
-#[test]
-fn sealed_memfds_stay_mapped() {
-    Subject::new("shm")
-        .args(&["sealed-mapped"])
-        .stock_cannot_restore("seals after mapping: busy")
-        .check();
 }

@@ -228,7 +228,8 @@ enum Outcome {
     Skipped(String),
 }
 
-fn directions(ours: &Criu, stock: Option<&Criu>) -> Vec<(Criu, Criu)> {
+/// The directions of a matrix, as pairs of who dumps and who restores.
+pub fn directions(ours: &Criu, stock: Option<&Criu>) -> Vec<(Criu, Criu)> {
     let mut all = vec![(ours.clone(), ours.clone())];
     if let Some(stock) = stock.filter(|stock| stock.path != ours.path) {
         all.push((ours.clone(), stock.clone()));

@@ -5,6 +5,7 @@
 
 use super::Error;
 use super::select::Run;
+use crate::hooks::Progress;
 use crate::stop::Stop;
 use images::pages::PAGE_SIZE;
 use std::fs::File;
@@ -105,8 +106,8 @@ fn pieces(sources: &[Source<'_>], max: usize) -> Vec<Piece> {
 pub struct Control<'a> {
     /// Says when to give up.
     pub stop: Stop,
-    /// Is told how many more bytes are in the images.
-    pub progress: &'a (dyn Fn(u64) + Sync),
+    /// Is told how many bytes are to be written, and have been.
+    pub progress: &'a dyn Progress,
 }
 
 impl std::fmt::Debug for Control<'_> {
@@ -197,7 +198,7 @@ impl Job<'_> {
             let written = source.image.write_all_at(data, p.offset + at as u64);
             written.map_err(|e| source.error("pwrite", e))?;
         }
-        (self.control.progress)(p.len as u64);
+        self.control.progress.done(p.len as u64);
         Ok(())
     }
 }

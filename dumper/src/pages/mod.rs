@@ -7,14 +7,14 @@ pub mod scan;
 pub mod select;
 mod shmem;
 
+pub use copy::Control;
 pub use shmem::Shmem;
 
 use crate::Stats;
 use crate::mm::Mm;
-use crate::stop::Stop;
-use copy::{Control, Origin, Source};
+use copy::{Origin, Source};
 use images::Dir;
-use images::pages::{LocalSink, PageFlags, PageImages, PageSet};
+use images::pages::{LocalSink, PAGE_SIZE, PageFlags, PageImages, PageSet};
 use select::Run;
 use std::fs::File;
 use std::sync::{Arc, OnceLock};
@@ -68,11 +68,11 @@ pub fn dump(
     mms: &[Mm],
     shmems: &[Shmem<'_>],
     dir: &Dir,
-    stop: Stop,
+    control: Control<'_>,
     stats: &mut Stats,
 ) -> Result<(), Error> {
     let images = PageImages::new(dir.clone());
-    dump_to(&images, mms, shmems, Control { stop, progress: &|_| () }, stats)
+    dump_to(&images, mms, shmems, control, stats)
 }
 
 /// As [`dump`], into `images`.
@@ -122,6 +122,7 @@ impl<'a> Work<'a> {
             sink.reserve(run.start, run.pages, flags)?;
             pages += run.pages;
         }
+        self.control.progress.expect(pages * PAGE_SIZE);
         let image = Arc::clone(sink.file());
         let name = sink.pages_name().to_owned();
         sink.close()?;

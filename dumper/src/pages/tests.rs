@@ -1,7 +1,9 @@
 use super::*;
+use crate::hooks::Progress;
 use crate::mm::Collector;
 use crate::mm::tests::{Ids, Subject, at, collect};
-use images::pages::{PAGE_SIZE, PagemapReader};
+use crate::stop::Stop;
+use images::pages::PagemapReader;
 use scan::Method;
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +12,39 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tempfile::TempDir;
 
-fn control(progress: &(dyn Fn(u64) + Sync)) -> Control<'_> {
+/// Counts what is expected and what is done.
+#[derive(Default)]
+struct Count {
+    expected: AtomicU64,
+    done: AtomicU64,
+}
+
+impl Progress for Count {
+    fn expect(&self, bytes: u64) {
+        self.expected.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn done(&self, bytes: u64) {
+        self.done.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Sees how many files are open.
+#[derive(Default)]
+struct OpenFiles {
+    most: AtomicU64,
+}
+
+impl Progress for OpenFiles {
+    fn expect(&self, _: u64) {}
+
+    fn done(&self, _: u64) {
+        let n = fs::read_dir("/proc/self/fd").unwrap().count() as u64;
+        self.most.fetch_max(n, Ordering::Relaxed);
+    }
+}
+
+fn control(progress: &dyn Progress) -> Control<'_> {
     Control { stop: Stop::watching_parent(), progress }
 }
 
@@ -38,13 +72,13 @@ fn contents_are_those_of_the_task() {
     let mm = collect(&subject, Method::Best);
     let dir = TempDir::new().unwrap();
     let images = PageImages::new(Dir::open(dir.path()).unwrap());
-    let done = AtomicU64::new(0);
-    let progress = |bytes| _ = done.fetch_add(bytes, Ordering::Relaxed);
+    let progress = Count::default();
     let mut stats = Stats::default();
     dump_to(&images, std::slice::from_ref(&mm), &[], control(&progress), &mut stats).unwrap();
     let pages = saved(&dir, PageSet::Task(mm.vpid as u32));
     assert_eq!(stats.pages_written, pages.len() as u64);
-    assert_eq!(done.into_inner(), pages.len() as u64 * PAGE_SIZE);
+    assert_eq!(progress.expected.into_inner(), pages.len() as u64 * PAGE_SIZE);
+    assert_eq!(progress.done.into_inner(), pages.len() as u64 * PAGE_SIZE);
     let mem = File::open(format!("/proc/{}/mem", subject.pid())).unwrap();
     for (addr, (_, page)) in &pages {
         let mut live = vec![0; PAGE_SIZE as usize];
@@ -81,7 +115,7 @@ fn shared_segments_are_saved_once_and_without_their_holes() {
     let dir = TempDir::new().unwrap();
     let images = PageImages::new(Dir::open(dir.path()).unwrap());
     let mut stats = Stats::default();
-    dump_to(&images, &[], &shmems, control(&|_| ()), &mut stats).unwrap();
+    dump_to(&images, &[], &shmems, control(&crate::NoHooks), &mut stats).unwrap();
     let pages = saved(&dir, PageSet::Shmem(33));
     let addrs: Vec<_> = pages.keys().map(|a| a / PAGE_SIZE).collect();
     assert_eq!(addrs, [0, 4]);
@@ -124,13 +158,9 @@ fn images_are_flushed_before_descriptors_run_out() {
         .collect();
     let dir = TempDir::new().unwrap();
     let images = PageImages::new(Dir::open(dir.path()).unwrap());
-    let open = AtomicU64::new(0);
-    let watch = |_| {
-        let n = fs::read_dir("/proc/self/fd").unwrap().count() as u64;
-        open.fetch_max(n, Ordering::Relaxed);
-    };
+    let watch = OpenFiles::default();
     dump_to(&images, &mms, &[], control(&watch), &mut Stats::default()).unwrap();
-    assert!(open.into_inner() < OPEN_IMAGES as u64 + 100);
+    assert!(watch.most.into_inner() < OPEN_IMAGES as u64 + 100);
     let first = saved(&dir, PageSet::Task(1));
     assert!(!first.is_empty() && first == saved(&dir, PageSet::Task(501)));
 }
@@ -143,7 +173,7 @@ fn a_task_that_is_gone_is_an_error() {
     let dir = TempDir::new().unwrap();
     let images = PageImages::new(Dir::open(dir.path()).unwrap());
     let mut stats = Stats::default();
-    let error = dump_to(&images, &[mm], &[], control(&|_| ()), &mut stats).unwrap_err();
+    let error = dump_to(&images, &[mm], &[], control(&crate::NoHooks), &mut stats).unwrap_err();
     assert!(error.to_string().contains("No such process"), "{error}");
 }
 
@@ -167,7 +197,7 @@ fn figures() {
             let images = PageImages::new(Dir::open(dir.path()).unwrap());
             let begin = Instant::now();
             let mut stats = Stats::default();
-            dump_to(&images, &[mm], &[], control(&|_| ()), &mut stats).unwrap();
+            dump_to(&images, &[mm], &[], control(&crate::NoHooks), &mut stats).unwrap();
             println!(
                 "{args:?}: {vmas} vmas, {} pages: smaps read {read:?}, parsed {parsed:?}; \
                  collect {collected:?}, dump {:?} (plan {} us)",

@@ -210,3 +210,9 @@ pub fn dup_number(fd: RawFd, to: RawFd, cloexec: bool) -> Result<()> {
     // SAFETY: not negative; borrowed for this call only, which tells when nothing is open there.
     dup3(unsafe { BorrowedFd::borrow_raw(fd) }, to, cloexec)
 }
+
+/// Whether anything is open at a number.
+pub fn is_open(fd: RawFd) -> bool {
+    // SAFETY: F_GETFD takes no argument.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) != -1 }
+}

@@ -26,6 +26,7 @@ mod inet_sk;
 mod late;
 mod memfd;
 mod netlink_sk;
+mod ns_file;
 mod open;
 mod path;
 mod pidfd;

@@ -95,6 +95,11 @@ impl<'a> Files<'a> {
     pub fn install(&mut self, vpid: i32) -> Result<()> {
         let plan = self.plan;
         if plan.table_owner(vpid) != vpid {
+            // The owner fills the table that is also ours; numbers change meaning meanwhile.
+            let begin = Instant::now();
+            while !sys::fd::is_open(plan.marker()) && begin.elapsed() < PATIENCE {
+                std::thread::sleep(Duration::from_millis(1));
+            }
             return self.take_terminal(vpid, &Opened::new());
         }
         let mut opened = Opened::new();
@@ -127,7 +132,7 @@ impl<'a> Files<'a> {
         for id in unfinished {
             self.finish(id, vpid).at(|| format!("file {id}"))?;
         }
-        Ok(())
+        Ok(sys::fd::dup3(self.proc.as_fd(), plan.marker(), true)?)
     }
 
     /// Opens a file for mappings. `fdflags`: access mode. The number is above the base.
@@ -231,9 +236,11 @@ impl<'a> Files<'a> {
         for id in ids {
             let Some(entry) = self.set.regs.get(&id) else { continue };
             let what = (&entry.name[..], entry.size, entry.mode, &entry.build_id[..]);
+            // Opening a device may do something; all that is compared is a regular file's.
+            let device = entry.mode.is_some_and(|m| m & libc::S_IFMT != libc::S_IFREG);
             let is_external = super::external::find(self.set, id, self.request).is_some();
             let unnamed = self.set.remaps.contains_key(&id);
-            if !same.insert(what) || is_external || unnamed {
+            if !same.insert(what) || device || is_external || unnamed {
                 self.valid.insert(id);
                 continue;
             }
@@ -249,7 +256,7 @@ impl<'a> Files<'a> {
     fn open_unit(&mut self, unit: &Unit) -> Result<Opened> {
         let mut opened = Opened::with_capacity(unit.ids.len());
         let (mut pipes, mut fifos, mut ttys) = (vec![], vec![], vec![]);
-        let (mut socks, mut inets) = (vec![], vec![]);
+        let (mut socks, mut inets, mut dead) = (vec![], vec![], vec![]);
         for id in &unit.ids {
             match self.set.files.get(id) {
                 Some(f) if f.pipe.is_some() => pipes.push(*id),
@@ -257,6 +264,7 @@ impl<'a> Files<'a> {
                 Some(f) if f.tty.is_some() => ttys.push(*id),
                 Some(f) if f.usk.is_some() => socks.push(*id),
                 Some(f) if f.isk.is_some() => inets.push(*id),
+                Some(f) if f.pidfd.as_ref().is_some_and(|p| p.nspid <= 0) => dead.push(*id),
                 Some(_) | None => _ = opened.insert(*id, self.open_single(*id)?),
             }
         }
@@ -264,6 +272,7 @@ impl<'a> Files<'a> {
         self.open_fifos(&fifos, &mut opened)?;
         self.open_ttys(&ttys, &mut opened)?;
         self.open_inets(&inets, &mut opened)?;
+        self.open_dead_pidfds(&dead, &mut opened)?;
         self.open_unix(&socks, &mut opened)?;
         Ok(opened)
     }
@@ -290,8 +299,8 @@ impl<'a> Files<'a> {
             super::netlink_sk::open(e)
         } else if let Some(e) = &f.pidfd {
             super::pidfd::open(e)
-        } else if f.nsf.is_some() {
-            return not_yet("a descriptor of a namespace");
+        } else if let Some(e) = &f.nsf {
+            super::ns_file::open(self.set, e)
         } else if f.psk.is_some() {
             return not_yet("a packet socket");
         } else if f.tunf.is_some() {

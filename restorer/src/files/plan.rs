@@ -93,9 +93,14 @@ impl FilesPlan {
         self.base
     }
 
+    /// Open in a table as soon as it is complete: what its sharers wait for.
+    pub(super) fn marker(&self) -> RawFd {
+        self.base + self.late.len() as RawFd
+    }
+
     /// The least number for descriptors which the restorer itself keeps open in tasks.
     pub fn service_fd(&self) -> RawFd {
-        self.base + self.late.len() as RawFd
+        self.marker() + 1
     }
 
     /// The number behind the restore's own ones: the next of the images' descriptors, if they
@@ -175,7 +180,8 @@ impl FilesPlan {
                 ids.iter().flat_map(|id| users_of(id).iter().copied()).collect();
             owners.sort_by_key(|o| order.get(o).copied());
             owners.dedup();
-            let external = ids.iter().any(|id| external::is(set, *id, request));
+            let external =
+                ids.iter().any(|id| external::is(set, *id, request) || is_dead(set, *id));
             let late = ids.iter().any(|id| needs_pids(set, *id, &pids));
             let by = match (&owners[..], external, late) {
                 ([], _, _) => continue,
@@ -312,7 +318,8 @@ fn needs_pids(set: &FileSet, id: u32, pids: &HashSet<i32>) -> bool {
             let info = file.tty.as_ref().and_then(|t| set.ttys.get(&t.tty_info_id));
             info.is_some_and(|i| i.r#type == TtyType::Ctty as i32)
         };
-        return file.pidfd.is_some() || file.nsf.is_some() || ctty();
+        let alive = file.pidfd.as_ref().is_some_and(|p| p.nspid > 0);
+        return alive || file.nsf.is_some() || ctty();
     }
     if matches!(set.remaps.get(&id), Some(Remap::Procfs(_))) {
         return true;
@@ -324,6 +331,12 @@ fn needs_pids(set: &FileSet, id: u32, pids: &HashSet<i32>) -> bool {
     pid.is_some_and(|pid| pids.contains(&pid))
 }
 
+/// A pidfd of a dead task: needs a task that dies, whose number must not be one that another
+/// task of the tree is about to get. So before the forks.
+fn is_dead(set: &FileSet, id: u32) -> bool {
+    set.files.get(&id).and_then(|f| f.pidfd.as_ref()).is_some_and(|p| p.nspid <= 0)
+}
+
 /// What ties descriptions together.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Tie<'a> {
@@ -333,6 +346,7 @@ enum Tie<'a> {
     UnixName(&'a [u8]),
     Pty(u32),
     Tty(u32),
+    DeadPid(u32),
     Port(u32, u32),
     File(u32),
 }
@@ -361,6 +375,9 @@ fn ties_of<'a>(set: &'a FileSet, file: &'a FileEntry) -> Vec<Tie<'a>> {
         && sk.src_port != 0
     {
         ties.push(Tie::Port(sk.proto, sk.src_port));
+    }
+    if let Some(pidfd) = file.pidfd.as_ref().filter(|p| p.nspid <= 0) {
+        ties.push(Tie::DeadPid(pidfd.ino));
     }
     if let Some(tty) = &file.tty {
         let info = set.ttys.get(&tty.tty_info_id);

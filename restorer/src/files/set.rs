@@ -5,7 +5,7 @@ pub(super) use images::checkpoint::Remap;
 use images::checkpoint::{GhostBody, PipeData};
 use images::proto::{
     FdinfoEntry, FileEntry, FsEntry, GhostFileEntry, MemfdInodeEntry, PipeDataEntry, RegFileEntry,
-    SkPacketEntry, TtyInfoEntry, VmaEntry,
+    SkPacketEntry, TaskKobjIdsEntry, TtyInfoEntry, VmaEntry,
 };
 use images::{Checkpoint, Extent};
 use std::collections::{BTreeMap, HashMap};
@@ -22,6 +22,8 @@ pub(super) struct TaskFiles {
     pub(super) sid: i32,
     /// Number of its descriptor table (`task_kobj_ids_entry.files_id`).
     pub(super) files_id: u32,
+    /// Its namespaces: `CLONE_NEW*` and id.
+    pub(super) namespaces: Vec<(u32, u32)>,
     /// cwd, root, umask.
     pub(super) fs: FsEntry,
     /// File id of `/proc/PID/exe`.
@@ -92,6 +94,7 @@ impl FileSet {
                 ppid: task.ppid as i32,
                 sid: task.sid as i32,
                 files_id: ids.files_id,
+                namespaces: namespaces(ids),
                 fs: live.fs,
                 exe: live.mm.exe_file_id,
                 mapped: TaskFiles::mapped_ids(&live.mm.vmas),
@@ -136,4 +139,18 @@ impl FileSet {
     pub(super) fn reg(&self, id: u32) -> Result<&RegFileEntry> {
         self.regs.get(&id).ok_or_else(|| Error::Refused(format!("files.img: no regular file {id}")))
     }
+}
+
+fn namespaces(ids: &TaskKobjIdsEntry) -> Vec<(u32, u32)> {
+    let all = [
+        (libc::CLONE_NEWPID, ids.pid_ns_id),
+        (libc::CLONE_NEWNET, ids.net_ns_id),
+        (libc::CLONE_NEWIPC, ids.ipc_ns_id),
+        (libc::CLONE_NEWUTS, ids.uts_ns_id),
+        (libc::CLONE_NEWNS, ids.mnt_ns_id),
+        (libc::CLONE_NEWUSER, ids.user_ns_id),
+        (libc::CLONE_NEWCGROUP, ids.cgroup_ns_id),
+        (0x80, ids.time_ns_id),
+    ];
+    all.into_iter().filter_map(|(flag, id)| Some((flag as u32, id?))).collect()
 }

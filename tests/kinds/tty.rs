@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+use crate::Subject;
+
+#[test]
+fn pty_pairs_keep_their_settings() {
+    Subject::new("pty").check();
+}
+
+#[test]
+fn pty_stays_controlling_terminal_with_its_foreground() {
+    Subject::new("pty").args(&["ctty"]).check();
+}
+
+#[test]
+fn pty_keeps_queued_data() {
+    Subject::new("pty").args(&["queue"]).check();
+}

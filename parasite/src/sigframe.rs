@@ -36,6 +36,12 @@ impl Restart {
         }
         r
     }
+
+    /// The interrupted call that only the kernel's restart block could have continued.
+    pub fn lost_call(regs: &Regs) -> Option<u64> {
+        let inside = (regs.orig_rax as i64) >= 0 && regs.rax as i64 == RESTART_BLOCK;
+        inside.then_some(regs.orig_rax)
+    }
 }
 
 const XFEATURES: usize = 464;

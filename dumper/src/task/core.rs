@@ -9,8 +9,8 @@ use images::proto::core_entry::March;
 use images::proto::{
     AmberTaskEntry, AmberThreadEntry, CoreEntry, TaskCoreEntry, ThreadCoreEntry, ThreadSasEntry,
 };
-use parasite::Process;
 use parasite::proc::{self, Status};
+use parasite::{Process, Restart};
 use sys::task as kernel;
 
 /// States as the images number them.
@@ -157,6 +157,7 @@ fn one_thread(
     let status = held.status.clone();
     let saved = held.saved()?;
     let info = x86::thread_info(saved, inside.clear_tid_addr)?;
+    let restart_call = Restart::lost_call(&saved.regs);
     let (futex_rla, futex_rla_len) = kernel::robust_list(tid)?;
     let attr = kernel::sched_attr(tid)?;
     if attr.policy == SCHED_DEADLINE {
@@ -191,7 +192,8 @@ fn one_thread(
         ..CoreEntry::default()
     };
     refuse_memory_modes(&status)?;
-    Ok((entry, thread_extras(thread, &attr, common)?))
+    let extras = thread_extras(thread, &attr, common)?;
+    Ok((entry, AmberThreadEntry { restart_call, ..extras }))
 }
 
 /// Modes of the address space that would change what pointers mean.
@@ -231,6 +233,7 @@ fn thread_extras(
         spec_l1d_flush: l1d,
         util_min: (attr.util_min != 0).then_some(attr.util_min),
         util_max: (attr.util_max != 0 && attr.util_max != 1024).then_some(attr.util_max),
+        restart_call: None,
     })
 }
 

@@ -133,6 +133,16 @@ impl Walk {
         for num in numbers {
             let fd_error = |link: &[u8], why| Error::Fd { pid, fd: num, link: text(link), why };
             let name = num.to_string();
+            if let Some(desc) = self.same_as_before(pid, num) {
+                let link = |walk: &Self| walk.descs[desc].link.clone();
+                read_at(&infos, &name, &mut buf).map_err(|why| fd_error(&link(self), why))?;
+                let info = Fdinfo::parse(&buf)
+                    .ok_or_else(|| fd_error(&link(self), Why::field("pos, flags, mnt_id")))?;
+                self.descs[desc].info.locks |= info.locks;
+                self.descs[desc].holders.push((vpid, pid, num));
+                fds.push(Fd { num, cloexec: info.cloexec, desc });
+                continue;
+            }
             let link = call(
                 || format!("readlink(/proc/{pid}/fd/{num})"),
                 readlinkat(&links, name.as_str()),
@@ -153,6 +163,13 @@ impl Walk {
         Ok(())
     }
 
+    /// The description that the last table had under this number, if this one has it too.
+    fn same_as_before(&self, pid: i32, fd: RawFd) -> Option<usize> {
+        let at = *self.by_num.get(&fd)?;
+        let (old, a, b) = (&self.descs[at], self.descs[at].fd as u64, fd as u64);
+        kcmp(old.pid, pid, Kcmp::File, a, b).ok().filter(|o| o.is_eq()).map(|_| at)
+    }
+
     /// Position of the description of descriptor `fd` of `pid`, made when it is a new one.
     pub(crate) fn identify(
         &mut self,
@@ -166,17 +183,6 @@ impl Walk {
         // A socket has one description for ever: its inode tells which.
         if let Some(&at) = ino.and_then(|ino| self.sockets.get(&ino)) {
             return Ok(at);
-        }
-        if let Some(&at) = self.by_num.get(&fd) {
-            let old = &self.descs[at];
-            let alike = old.link == link
-                && (old.info.flags, old.info.pos, old.info.ino) == (info.flags, info.pos, info.ino);
-            if alike
-                && kcmp(old.pid, pid, Kcmp::File, old.fd as u64, fd as u64)
-                    .is_ok_and(Ordering::is_eq)
-            {
-                return Ok(at);
-            }
         }
         let new = self.descs.len();
         let looks = Looks::of(&link, &info, text);

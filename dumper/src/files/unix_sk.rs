@@ -63,8 +63,14 @@ impl FileTable {
         let peer = self.peer(open, &diag)?;
         let peer_name = self.diag.unix(open.pid)?.get(&peer).map(|p| p.name.clone());
         let listens = diag.state == LISTEN;
-        // Others than datagram sockets have a queue once they are connected.
-        if diag.state == ESTABLISHED || i32::from(diag.kind) == libc::SOCK_DGRAM {
+        // Others than datagram sockets have a queue once they are connected; empty messages are
+        // none in a stream.
+        let queues = match i32::from(diag.kind) {
+            libc::SOCK_DGRAM => true,
+            libc::SOCK_STREAM => diag.state == ESTABLISHED && diag.rqueue > 0,
+            _ => diag.state == ESTABLISHED,
+        };
+        if queues {
             let peer_name = peer_name.unwrap_or_default();
             self.queue(open, diag.kind.into(), diag.rqueue as usize, &peer_name)?;
         }

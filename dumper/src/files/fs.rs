@@ -52,7 +52,7 @@ impl FileTable {
 
     pub(crate) fn exe_link(&mut self, task: &Task) -> Result<u32, Error> {
         let exe = || -> Result<MappedFile, Why> {
-            Ok(MappedFile { path: Vec::new(), fd: open_link(task.pid, "exe")?, flags: 0 })
+            Ok(MappedFile { path: Vec::new(), fd: open_link(task.pid, "exe")? })
         };
         exe()
             .and_then(|file| self.mapped_file(task.pid, &file))

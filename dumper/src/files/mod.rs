@@ -56,15 +56,12 @@ pub struct MappedFile {
     pub path: Vec<u8>,
     /// Opened through `map_files`.
     pub fd: OwnedFd,
-    /// `O_RDONLY` or `O_RDWR`.
-    pub flags: u32,
 }
 
 /// What is known about a task without asking again.
 #[derive(Debug)]
 pub(crate) struct Owner {
     pub(crate) pid: i32,
-    pub(crate) vpid: i32,
     pub(crate) pgid: i32,
     pub(crate) sid: i32,
     /// Our view of the same.
@@ -128,7 +125,6 @@ impl FileTable {
             .iter()
             .map(|t| Owner {
                 pid: t.pid,
-                vpid: t.vpid,
                 pgid: t.pgid,
                 sid: t.sid,
                 real_pgid: t.stat.pgid,

@@ -135,7 +135,7 @@ impl Files {
         // O_NONBLOCK: a lease on the file must not hold us up.
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
         let fd = self.at(pid, vma, |dir, link| openat(dir, link, flags, Mode::empty()))?;
-        let file = MappedFile { path: key.name.clone(), fd, flags: self.mode(pid, vma)? };
+        let file = MappedFile { path: key.name.clone(), fd };
         let id = if kind == Kind::Memfd { files.memfd(&file)? } else { files.file(&file)? };
         self.ids.insert(key, id);
         Ok(Some(id))

@@ -54,12 +54,12 @@ impl Drop for Subject {
 /// Numbers files as they come.
 #[derive(Debug, Default)]
 pub struct Ids {
-    pub seen: Vec<(String, u32)>,
+    pub seen: Vec<String>,
 }
 
 impl Backing for Ids {
     fn file(&mut self, file: &MappedFile) -> Result<u32, crate::Error> {
-        self.seen.push((String::from_utf8_lossy(&file.path).into(), file.flags));
+        self.seen.push(String::from_utf8_lossy(&file.path).into());
         Ok(self.seen.len() as u32)
     }
 

@@ -66,7 +66,11 @@ pub(crate) fn run(
     let io = |e: std::io::Error| Error::Sys(sys::Error::io("socketpair", &e));
     let (front, back) = UnixStream::pair().map_err(io)?;
     let front_pid = std::process::id();
+    let mut front = Some(front);
     let pid = worker::fork(|| {
+        // In the child's copy of the memory: its copy of the front's end would keep it from
+        // noticing the front's death.
+        drop(front.take());
         let stop = Stop::watching(front_pid);
         // Out of reach of signals to the front's group and terminal.
         let _ = worker::setsid();
@@ -74,7 +78,10 @@ pub(crate) fn run(
         i32::from(report(&back, &result).is_err())
     })?;
     drop(back);
-    let answer = relay(&front, request.pid, hooks);
+    let answer = match &front {
+        Some(front) => relay(front, request.pid, hooks),
+        None => Err(std::io::ErrorKind::BrokenPipe.into()),
+    };
     let status = worker::wait(pid)?;
     match answer {
         Ok(result) => result,

@@ -197,8 +197,7 @@ pub fn exit_now(code: i32) -> ! {
 pub fn default_action(signo: i32) -> Result<()> {
     let action = [0u64; 4];
     // SAFETY: the kernel reads a struct sigaction (SIG_DFL, no flags, empty mask).
-    let ret = unsafe {
-        libc::syscall(libc::SYS_rt_sigaction, signo, action.as_ptr(), 0usize, 8usize)
-    };
+    let ret =
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signo, action.as_ptr(), 0usize, 8usize) };
     check(ret, || format!("rt_sigaction({signo}, SIG_DFL)")).map(|_| ())
 }

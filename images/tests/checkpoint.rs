@@ -5,8 +5,9 @@ mod support;
 
 use images::checkpoint::{GhostBody, Remap, TaskState};
 use images::proto::{
-    CoreEntry, FdTypes, FdinfoEntry, FileEntry, FsEntry, GhostFileEntry, InventoryEntry, MmEntry,
-    PstreeEntry, RemapFilePathEntry, SeccompEntry, TaskKobjIdsEntry,
+    CoreEntry, FdTypes, FdinfoEntry, FileEntry, FsEntry, GhostFileEntry, InventoryEntry,
+    IpcSemEntry, MmEntry, MntEntry, PstreeEntry, RemapFilePathEntry, SeccompEntry,
+    TaskKobjIdsEntry,
 };
 use images::{Checkpoint, Dir, Image};
 use support::{Copy, Rng, copy};
@@ -70,6 +71,62 @@ fn the_zoo_loads() {
     let filter = c.task(CHILD).unwrap().leader().thread_core().seccomp_filter.unwrap();
     assert_eq!(c.seccomp_chain(filter).count(), 2);
     assert!(c.ns.time.contains_key(&0));
+}
+
+#[test]
+fn the_namespaces_load() {
+    let copy = copy("ns");
+    let c = Checkpoint::load(&copy.dir).unwrap();
+    assert_eq!(c.root().pid, 1);
+    let [uts] = c.ns.uts.values().collect::<Vec<_>>()[..] else { panic!("one UTS namespace") };
+    assert_eq!(uts.nodename, "amber-host");
+    let [ipc] = c.ns.ipc.values().collect::<Vec<_>>()[..] else { panic!("one IPC namespace") };
+    let (kind, body) = ipc.msg[0].messages[0];
+    assert_eq!((kind, c.dir.read_extent(body).unwrap()), (7, b"hello queue".to_vec()));
+    assert_eq!(c.dir.read_extent(ipc.sem[0].values).unwrap(), [5, 0, 6, 0, 7, 0]);
+    let id = ipc.shm[0].entry.desc.id;
+    assert_eq!(c.shmem[&id.into()].size, 8192);
+    let [net] = c.ns.net.values().collect::<Vec<_>>()[..] else { panic!("one net namespace") };
+    assert_eq!(net.devices.iter().map(|d| &*d.name).collect::<Vec<_>>(), ["lo", "br0"]);
+    let [mnt] = c.ns.mnt.values().collect::<Vec<_>>()[..] else { panic!("one mount namespace") };
+    assert_eq!(mnt.len(), 2);
+}
+
+#[test]
+fn namespaces_that_cannot_be_are_refused() {
+    let change = |f: fn(&mut Vec<MntEntry>), want: &str| {
+        refused("ns", |c| c.change(Image::Mountpoints(13), f), want);
+    };
+    change(Vec::clear, "mountpoints-13.img: no root mount");
+    change(|v| v[1].mnt_id = v[0].mnt_id, "for the second time");
+    change(|v| v[0].mountpoint = b"proc".to_vec(), "is relative");
+    change(|v| v.iter_mut().for_each(|m| m.parent_mnt_id = 1), "2 root mounts");
+    change(
+        |v| {
+            let id = v[0].mnt_id;
+            v[0].parent_mnt_id = v[1].mnt_id;
+            v[1].parent_mnt_id = id;
+        },
+        "no root mount",
+    );
+    change(
+        |v| {
+            let (mut a, mut b) = (v[0].clone(), v[0].clone());
+            (a.mnt_id, a.parent_mnt_id) = (1001, 1002);
+            (b.mnt_id, b.parent_mnt_id) = (1002, 1001);
+            v.extend([a, b]);
+        },
+        "is mounted on itself",
+    );
+    let queue = |c: &Copy| {
+        let mut writer = c.dir.writer(Image::IpcnsSem(11)).unwrap();
+        writer.write(&IpcSemEntry { nsems: u32::MAX, ..Default::default() }).unwrap();
+        writer.finish().unwrap();
+    };
+    refused("ns", queue, "ipcns-sem-11.img: ");
+    refused("ns", |c| c.dir.remove_file("utsns-12.img").unwrap(), "utsns-12.img: no such image");
+    refused("ns", |c| c.dir.remove_file("ipcns-var-11.img").unwrap(), "no such image");
+    refused("ns", |c| c.dir.remove_file("ipcns-shm-11.img").unwrap(), "no SysV segment has id 0");
 }
 
 /// Damages a golden checkpoint and says what loading it has to complain about.
@@ -338,7 +395,7 @@ fn old_layouts_read_like_new_ones() {
 #[test]
 fn damaged_bits_never_panic() {
     let mut rng = Rng(0x1234_5678_9abc_def1);
-    for name in ["tiny", "zoo"] {
+    for name in ["tiny", "zoo", "ns"] {
         let copy = copy(name);
         let images: Vec<Image> = copy.dir.images().unwrap();
         let framed: Vec<_> = images.iter().filter(|i| i.kind().magic != 0).collect();

@@ -47,11 +47,12 @@ pub(crate) fn explore(dir: &Dir, what: What, out: &mut dyn Write) -> Result<(), 
         return ps(dir, &tasks, out);
     }
     let files = Names::load(dir)?;
+    let mut segments = HashMap::new();
     for task in &tasks {
         writeln!(out, "{}", task.pid).map_err(Error::Io)?;
         match what {
             What::Ps | What::Fds => fds(dir, &files, task.pid, out)?,
-            What::Mems => mems(dir, &files, task.pid, out)?,
+            What::Mems => mems(dir, &files, &mut segments, task.pid, out)?,
             What::Rss => rss(dir, &files, task.pid, out)?,
         }
     }
@@ -174,7 +175,13 @@ fn mm(dir: &Dir, pid: u32) -> Result<Option<MmEntry>, Error> {
     Ok(Some(mm))
 }
 
-fn mems(dir: &Dir, names: &Names, pid: u32, out: &mut dyn Write) -> Result<(), Error> {
+fn mems(
+    dir: &Dir,
+    names: &Names,
+    segments: &mut HashMap<u64, usize>,
+    pid: u32,
+    out: &mut dyn Write,
+) -> Result<(), Error> {
     let Some(mm) = mm(dir, pid)? else { return Ok(()) };
     let put = |out: &mut dyn Write, range: &str, prot: &str, name: &[u8]| {
         // Only the name may be no UTF-8.
@@ -189,14 +196,26 @@ fn mems(dir: &Dir, names: &Names, pid: u32, out: &mut dyn Write) -> Result<(), E
         let range = format!("{:08x}-{:08x}", vma.start, vma.end);
         let bit = |bit, c| if vma.prot & bit != 0 { c } else { '-' };
         let prot = String::from_iter([bit(1, 'r'), bit(2, 'w'), bit(4, 'x')]);
-        put(out, &range, &prot, &mapping(names, vma))?;
+        put(out, &range, &prot, &mapping(names, vma, segments))?;
     }
     Ok(())
 }
 
-fn mapping(names: &Names, vma: &VmaEntry) -> Vec<u8> {
+/// What is mapped. Shared segments are numbered as they come up; `segments` keeps the numbers.
+fn mapping(names: &Names, vma: &VmaEntry, segments: &mut HashMap<u64, usize>) -> Vec<u8> {
     let status = vma.kind();
-    let mut name = if status.intersects(VmaStatus::FILE_PRIVATE | VmaStatus::FILE_SHARED) {
+    let mut segment = |kind: &str| {
+        let next = segments.len() + 1;
+        let number = *segments.entry(vma.shmid).or_insert(next);
+        format!("{kind}[{number}]").into_bytes()
+    };
+    let mut name = if status.contains(VmaStatus::SYSVIPC) {
+        segment("ips")
+    } else if status.contains(VmaStatus::ANON_SHARED) {
+        segment("shmem")
+    } else if status.contains(VmaStatus::SOCKET) {
+        segment("packet")
+    } else if status.intersects(VmaStatus::FILE_PRIVATE | VmaStatus::FILE_SHARED) {
         let mut name = names.path(vma.shmid);
         if vma.pgoff != 0 {
             name.extend(format!(" + {:#x}", vma.pgoff).bytes());
@@ -211,12 +230,6 @@ fn mapping(names: &Names, vma: &VmaEntry) -> Vec<u8> {
         b"[vsyscall]".to_vec()
     } else if status.contains(VmaStatus::VDSO) {
         b"[vdso]".to_vec()
-    } else if status.contains(VmaStatus::ANON_SHARED) {
-        format!("shmem[{}]", vma.shmid).into_bytes()
-    } else if status.contains(VmaStatus::SYSVIPC) {
-        format!("ips[{}]", vma.shmid).into_bytes()
-    } else if status.contains(VmaStatus::SOCKET) {
-        format!("packet[{}]", vma.shmid).into_bytes()
     } else if vma.flags & MAP_GROWSDOWN != 0 {
         b"[stack?]".to_vec()
     } else {

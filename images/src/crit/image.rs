@@ -160,10 +160,11 @@ impl<R: Read> Source<R> {
                 body
             }
             "ipc_shm_entry" => {
-                let len = if on("in_pagemaps") { 0 } else { number("size") };
+                let size = number("size");
+                let len = if on("in_pagemaps") { 0 } else { size };
                 let body = self.bytes(len)?;
                 padding = Some(self.padding(len, 4)?);
-                body
+                if self.options.no_payload { length(size) } else { body }
             }
             "ipc_sem_entry" => {
                 let len = number("nsems") * 2;
@@ -214,7 +215,8 @@ impl<R: Read> Source<R> {
             {
                 map.push((PADDING.into(), Json::Text(base64(&padding))));
             }
-            total += len;
+            // Counted with the padding.
+            total += len + padding.len() as u64;
             list.extend([head, body]);
         }
         Ok(if self.options.no_payload { length(total) } else { Json::List(list) })
@@ -222,7 +224,13 @@ impl<R: Read> Source<R> {
 }
 
 fn length(len: u64) -> Json {
-    Json::from(&*format!("... <{len}B>"))
+    let units = [(1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K"), (1, "")];
+    let (unit, name) = units.into_iter().find(|(unit, _)| len >= *unit).unwrap_or((1, ""));
+    let number = match len % unit {
+        0 => (len / unit).to_string(),
+        _ => format!("{:.1}", len as f64 / unit as f64),
+    };
+    Json::from(&*format!("... <{number}{name}B>"))
 }
 
 /// Writes the image that [`decode`] shows.

@@ -339,3 +339,11 @@ pub fn encode(json: &str) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
     image::encode(&Json::parse(json.as_bytes())?, &mut out)?;
     Ok(out)
 }
+
+/// Looks at a checkpoint as `crit x` does; `what` is `ps`, `fds`, `mems` or `rss`.
+pub fn explore(dir: &crate::Dir, what: &str) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
+    let what = explore::What::parse(OsStr::new(what)).ok_or("nothing to look at")?;
+    let mut out = Vec::new();
+    explore::explore(dir, what, &mut out)?;
+    Ok(out)
+}

@@ -74,6 +74,10 @@ pub(crate) fn run(
         let stop = Stop::watching(front_pid);
         // Out of reach of signals to the front's group and terminal.
         let _ = worker::setsid();
+        // Waiting for tracees sleeps until one of them stops.
+        worker::block_sigchld();
+        // The machine may be short of memory for what we write: not our end, if it lets us.
+        let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
         let result = work(request, &mut Ask { front: &back, progress: hooks.progress() }, stop);
         i32::from(report(&back, &result).is_err())
     })?;

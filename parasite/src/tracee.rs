@@ -174,22 +174,27 @@ pub(crate) fn next_stop(tid: i32, limits: &Limits<'_>) -> Result<Stop> {
     }
 }
 
-/// Waiting without a signal handler: a busy start, as most answers come within microseconds,
-/// then longer and longer naps.
+/// Waiting without a signal handler: a short busy start, as most answers come within
+/// microseconds, then sleeps that SIGCHLD ends.
 #[derive(Debug, Default)]
 pub(crate) struct Pause {
     rounds: u32,
 }
 
+/// Polls before sleeping.
+const BUSY: u32 = 16;
+
 impl Pause {
     pub(crate) fn next(&mut self, tid: i32, limits: &Limits<'_>) -> Result<()> {
         self.rounds += 1;
-        if self.rounds < 200 {
-            std::thread::yield_now();
+        if self.rounds < BUSY {
+            std::hint::spin_loop();
             return Ok(());
         }
         limits.check(tid)?;
-        std::thread::sleep(Duration::from_micros(u64::from(self.rounds - 190).min(1000)));
+        // The limit is for callers whose SIGCHLD is not blocked, and for what `limits` says.
+        let nap = u64::from(self.rounds - BUSY).clamp(1, 20);
+        sys::worker::wait_sigchld(Duration::from_millis(nap));
         Ok(())
     }
 }
@@ -227,8 +232,10 @@ impl Thread {
             return Ok(());
         }
         let Some(saved) = self.saved.as_deref() else { return Ok(()) };
-        ptrace::set_regs(self.tid, &saved.regs)?;
+        // In this order: a tracer that dies in between leaves a thread in the blob that finds
+        // home, and not one with a foreign mask.
         ptrace::set_sigmask(self.tid, saved.mask)?;
+        ptrace::set_regs(self.tid, &saved.regs)?;
         self.dirty = false;
         Ok(())
     }

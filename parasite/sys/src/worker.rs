@@ -44,3 +44,32 @@ pub fn setsid() -> Result<()> {
     let ret = unsafe { libc::setsid() };
     check(ret.into(), || "setsid()".into()).map(|_| ())
 }
+
+fn sigchld() -> libc::sigset_t {
+    // SAFETY: all zero is a valid sigset_t.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `set` outlives the call.
+    unsafe { libc::sigemptyset(&mut set) };
+    // SAFETY: `set` was initialised above; SIGCHLD is a valid signal.
+    unsafe { libc::sigaddset(&mut set, libc::SIGCHLD) };
+    set
+}
+
+/// Blocks SIGCHLD in this thread, so that [`wait_sigchld`] sees it.
+pub fn block_sigchld() {
+    let set = sigchld();
+    // SAFETY: `set` outlives the call; the old mask is not asked for.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) };
+}
+
+/// Sleeps until a child or tracee changed its state, at most `timeout`. SIGCHLD has to be
+/// blocked: else this is only the sleep. Look at all of them afterwards: signals merge.
+pub fn wait_sigchld(timeout: std::time::Duration) {
+    let set = sigchld();
+    let ts = libc::timespec {
+        tv_sec: timeout.as_secs() as libc::time_t,
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    // SAFETY: `set` and `ts` outlive the call; a null siginfo is allowed.
+    unsafe { libc::sigtimedwait(&set, std::ptr::null_mut(), &ts) };
+}

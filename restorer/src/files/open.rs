@@ -232,7 +232,8 @@ impl<'a> Files<'a> {
             tasks.iter().flat_map(|t| t.mapped.iter().chain([&t.exe])).copied().collect();
         ids.sort_unstable();
         ids.dedup();
-        let mut same: HashSet<(&[u8], Option<u64>, Option<u32>, &[u32])> = HashSet::new();
+        // Name, size, mode, build-id: what was compared once need not be again.
+        let mut same = HashSet::new();
         for id in ids {
             let Some(entry) = self.set.regs.get(&id) else { continue };
             let what = (&entry.name[..], entry.size, entry.mode, &entry.build_id[..]);

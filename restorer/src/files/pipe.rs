@@ -4,6 +4,7 @@ use super::open::{Files, Opened, mode_of, set_flags};
 use super::{At, Error, Result, external, failed_io};
 use images::Extent;
 use images::proto::PipeDataEntry;
+use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -73,11 +74,11 @@ impl Files<'_> {
                 opened.extend(external::take(self.set, *id, self.request)?.map(|fd| (*id, fd)));
                 continue;
             }
-            if !both.contains_key(&fifo.pipe_id) {
+            if let Entry::Vacant(vacant) = both.entry(fifo.pipe_id) {
                 let entry = self.set.reg(regf)?;
                 let fd = self.open_as(entry, libc::O_RDWR | libc::O_NONBLOCK).at(at)?;
                 self.fill_pipe(self.set.fifos.get(&fifo.pipe_id), fd.as_fd()).at(at)?;
-                both.insert(fifo.pipe_id, fd);
+                vacant.insert(fd);
             }
             opened.insert(*id, self.open_reg(regf).at(at)?);
         }

@@ -126,7 +126,7 @@ impl FileSet {
         for data in &cp.tty_data {
             set.tty_data.entry(data.tty_id).or_default().extend(&data.data);
         }
-        set.memfds = cp.memfds.iter().map(|(id, m)| (u64::from(*id), m.clone())).collect();
+        set.memfds = cp.memfds.iter().map(|(id, m)| (*id, m.clone())).collect();
         set
     }
 

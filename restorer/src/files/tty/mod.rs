@@ -86,7 +86,7 @@ impl<'a> Files<'a> {
         // With --shell-job, a slave without its master is our own terminal.
         let shell =
             self.request.shell_job && ends.master.is_none() && info.r#type != TtyType::Ctty as i32;
-        given.or(shell.then_some(0))
+        given.or_else(|| shell.then_some(0))
     }
 
     fn open_given(&self, ends: &Ends<'_>, number: RawFd, opened: &mut Opened) -> Result<()> {

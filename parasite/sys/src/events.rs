@@ -144,10 +144,11 @@ pub fn fanotify_mark(fd: BorrowedFd<'_>, flags: u32, mask: u64, path: &[u8]) -> 
 /// makes, and as which it shows in `/proc/PID/maps` when it is mapped by this descriptor.
 /// Needs CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE (`EPERM`): use a memfd then.
 /// `proc_self` is `/proc/self`, open.
-pub fn shared_anonymous(len: usize, proc_self: BorrowedFd<'_>) -> Result<OwnedFd> {
+/// `flags`: `MAP_HUGETLB` with its size, or 0.
+pub fn shared_anonymous(len: usize, flags: i32, proc_self: BorrowedFd<'_>) -> Result<OwnedFd> {
     let len = len.max(1).next_multiple_of(4096);
     let prot = libc::PROT_READ | libc::PROT_WRITE;
-    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let flags = flags | libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: a fresh mapping at an address of the kernel's choice.
     let ptr = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, -1, 0) };
     if ptr == libc::MAP_FAILED {

@@ -216,3 +216,11 @@ pub fn is_open(fd: RawFd) -> bool {
     // SAFETY: F_GETFD takes no argument.
     unsafe { libc::fcntl(fd, libc::F_GETFD) != -1 }
 }
+
+/// [`fcntl`] with an integer argument, by number: where the kernel remembers the number
+/// (`F_SETFL` with `O_ASYNC`: the `si_fd` of signals).
+pub fn fcntl_number(fd: RawFd, cmd: i32, arg: u64) -> Result<i32> {
+    // SAFETY: as for `fcntl`.
+    let ret = unsafe { libc::fcntl(fd, cmd, arg) };
+    check(ret.into(), || format!("fcntl({fd}, {cmd}, {arg:#x})")).map(|r| r as i32)
+}

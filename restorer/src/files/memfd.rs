@@ -15,6 +15,10 @@ const F_SEAL_SEAL: u32 = 1;
 const CHUNK: u64 = 1 << 20;
 /// Under this name images have what `mmap(MAP_SHARED|MAP_ANONYMOUS)` made.
 const ANONYMOUS: &[u8] = b"/dev/zero";
+/// Bits of the flags that tell the size of huge pages.
+const HUGE_SIZE: u32 = 0x3f << 26;
+/// The same with `MAP_HUGETLB`.
+const ANONYMOUS_HUGE: &[u8] = b"/anon_hugepage";
 
 impl Files<'_> {
     /// The number of a descriptor of the memory itself; made and filled when first asked for.
@@ -51,7 +55,7 @@ impl Files<'_> {
         // Above all inode ids of memfds, which are 32 bits wide.
         let key = shmid | 1 << 63;
         if !self.memfds.contains_key(&key) {
-            let fd = self.anonymous(size)?;
+            let fd = self.anonymous(size, 0)?;
             self.fill_memfd(&fd, shmid, size, false).at(|| format!("shared memory {shmid}"))?;
             let fd = self.raise_owned(fd)?;
             self.memfds.insert(key, fd);
@@ -62,10 +66,10 @@ impl Files<'_> {
 
     fn make_memfd(&self, entry: &MemfdInodeEntry) -> Result<OwnedFd> {
         let huge = entry.hugetlb_flag();
-        let anonymous = entry.name == ANONYMOUS && entry.seals == F_SEAL_SEAL && huge == 0;
-        if anonymous && entry.size > 0 {
-            let fd = self.anonymous(entry.size)?;
-            self.fill_memfd(&fd, entry.shmid.into(), entry.size, false)?;
+        let anonymous = entry.name == if huge == 0 { ANONYMOUS } else { ANONYMOUS_HUGE };
+        if anonymous && entry.seals == F_SEAL_SEAL && entry.size > 0 {
+            let fd = self.anonymous(entry.size, huge)?;
+            self.fill_memfd(&fd, entry.shmid.into(), entry.size, huge != 0)?;
             return Ok(fd);
         }
         let mut flags = libc::MFD_CLOEXEC | huge;
@@ -90,20 +94,26 @@ impl Files<'_> {
     }
 
     /// Memory that shows as `/dev/zero (deleted)` when it is mapped, or at least a memfd.
-    fn anonymous(&self, size: u64) -> Result<OwnedFd> {
+    fn anonymous(&self, size: u64, huge: u32) -> Result<OwnedFd> {
         let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC;
         let us = nix::fcntl::openat(&self.proc, "self", flags, nix::sys::stat::Mode::empty())
             .map_err(|e| failed("open(/proc/self)", e))?;
-        if let Ok(fd) = sys::events::shared_anonymous(size as usize, us.as_fd()) {
+        // memfd_create and mmap have the size of huge pages in the same bits.
+        let flags = if huge == 0 { 0 } else { libc::MAP_HUGETLB | (huge & HUGE_SIZE) as i32 };
+        if let Ok(fd) = sys::events::shared_anonymous(size as usize, flags, us.as_fd()) {
             return Ok(fd);
         }
-        let fd = sys::fd::memfd_create(ANONYMOUS, libc::MFD_CLOEXEC)?;
+        let name = if huge == 0 { ANONYMOUS } else { ANONYMOUS_HUGE };
+        let fd = sys::fd::memfd_create(name, libc::MFD_CLOEXEC | huge)?;
         nix::unistd::ftruncate(&fd, size as i64)
             .map_err(|e| failed(format_args!("ftruncate({size})"), e))?;
         Ok(fd)
     }
 
     fn fill_memfd(&self, fd: &OwnedFd, shmid: u64, size: u64, huge: bool) -> Result<()> {
+        if size == 0 {
+            return Ok(());
+        }
         let Some(source) = self.chain.load(PageSet::Shmem(shmid))? else {
             return Err(Error::Refused(format!("there is no pagemap-shmem-{shmid}.img")));
         };

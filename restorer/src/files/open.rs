@@ -415,15 +415,17 @@ impl<'a> Files<'a> {
     fn finish(&self, id: u32, vpid: i32) -> Result<()> {
         let Some(fd) = self.held.get(&id) else { return Ok(()) };
         let (flags, owner) = self.flags_and_owner(id);
+        let table = self.plan.tables.get(&vpid).map_or(&[][..], Vec::as_slice);
         if let Some(owner) = owner {
             super::fown::restore(fd.as_fd(), owner)?;
         }
         if flags & libc::O_ASYNC as u32 != 0 {
+            // Signals tell the number by which this was asked for.
+            let number = table.iter().find(|s| s.id == id).map_or(fd.as_raw_fd(), |s| s.fd);
             let now = sys::fd::fcntl(fd.as_fd(), libc::F_GETFL, 0)?;
-            sys::fd::fcntl(fd.as_fd(), libc::F_SETFL, (now | libc::O_ASYNC) as u64)?;
+            sys::fd::fcntl_number(number, libc::F_SETFL, (now | libc::O_ASYNC) as u64)?;
         }
         if let Some(epoll) = self.set.files.get(&id).and_then(|f| f.epfd.as_ref()) {
-            let table = self.plan.tables.get(&vpid).map_or(&[][..], Vec::as_slice);
             super::eventpoll::add(fd.as_fd(), epoll, table)?;
         }
         Ok(())

@@ -102,7 +102,11 @@ impl FileSet {
         }
         for entry in cp.files.iter() {
             match &entry.reg {
-                Some(reg) => _ = set.regs.insert(entry.id, reg.clone()),
+                Some(reg) => {
+                    let mut reg = reg.clone();
+                    mend_name(&mut reg);
+                    set.regs.insert(entry.id, reg);
+                }
                 None => _ = set.files.insert(entry.id, entry.clone()),
             }
         }
@@ -153,4 +157,16 @@ fn namespaces(ids: &TaskKobjIdsEntry) -> Vec<(u32, u32)> {
         (0x80, ids.time_ns_id),
     ];
     all.into_iter().filter_map(|(flag, id)| Some((flag as u32, id?))).collect()
+}
+
+/// CRIU writes `/proc/PID` of a live task as `/proc/PID/` and a byte that means nothing.
+fn mend_name(reg: &mut RegFileEntry) {
+    let is_dir = reg.mode.is_some_and(|m| m & libc::S_IFMT == libc::S_IFDIR);
+    let Some(rest) = reg.name.strip_prefix(b"/proc/").filter(|_| is_dir) else { return };
+    let mut parts = rest.split(|b| *b == b'/');
+    let pid = parts.next().is_some_and(|p| !p.is_empty() && p.iter().all(u8::is_ascii_digit));
+    let odd = parts.next().is_some_and(|p| p.len() == 1 && !p[0].is_ascii_graphic());
+    if pid && odd && parts.next().is_none() {
+        reg.name.truncate(reg.name.len() - 2);
+    }
 }

@@ -11,7 +11,7 @@ use super::open::{Files, Opened, is_ctty, set_flags};
 use super::path::open_flags;
 use super::set::FileSet;
 use super::{At, Error, Result, external, failed};
-use images::proto::{TtyFileEntry, TtyInfoEntry, TtyType};
+use images::proto::{FileEntry, TtyFileEntry, TtyInfoEntry, TtyType};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
@@ -322,7 +322,10 @@ impl<'a> Files<'a> {
             .or_else(in_table)
             .ok_or_else(|| Error::Refused(format!("file {id}: the terminal is not open")))?;
         let at = || format!("controlling terminal of session {vpid} (file {id})");
-        let tty = self.reopen(number, libc::O_RDWR | libc::O_NOCTTY | libc::O_NONBLOCK).at(at)?;
+        let mut tty = external::copy(number).at(at)?;
+        if self.set.files.get(&id).is_some_and(|f| is_master_file(self.set, f)) {
+            tty = self.peer(tty.as_fd(), libc::O_RDWR).at(at)?;
+        }
         sys::fd::ioctl_int(tty.as_fd(), TIOCSCTTY, 0).at(at)?;
         if info.pgrp != 0 && info.pgrp as i32 != vpid {
             let mut group = (info.pgrp as i32).to_ne_bytes();
@@ -335,14 +338,28 @@ impl<'a> Files<'a> {
     }
 }
 
-/// The terminal of a session, and a file that is open on it.
+/// The terminal of a session, and a file that is open on it: its slave if possible.
+/// Session and group may stand at either end.
 fn session_tty(set: &FileSet, sid: i32) -> Option<(u32, &TtyInfoEntry)> {
-    let of_session =
-        |i: &&TtyInfoEntry| i.sid as i32 == sid && sid != 0 && !is_master(i) && !is_ctty(i.r#type);
+    let of_session = |i: &&TtyInfoEntry| i.sid as i32 == sid && sid != 0 && !is_ctty(i.r#type);
     let info = set.ttys.values().find(of_session)?;
-    let file = set.files.values().find_map(|f| {
-        let tty = f.tty.as_ref()?;
-        (tty.tty_info_id == info.id).then_some(f.id)
-    });
-    Some((file?, info))
+    let same = |other: &TtyInfoEntry| match (&info.pty, &other.pty) {
+        (Some(a), Some(b)) => a.index == b.index,
+        _ => info.id == other.id,
+    };
+    let mut files: Vec<&FileEntry> = set
+        .files
+        .values()
+        .filter(|f| {
+            let tty = f.tty.as_ref().and_then(|t| set.ttys.get(&t.tty_info_id));
+            tty.is_some_and(same)
+        })
+        .collect();
+    files.sort_by_key(|f| is_master_file(set, f));
+    Some((files.first()?.id, info))
+}
+
+fn is_master_file(set: &FileSet, file: &FileEntry) -> bool {
+    let info = file.tty.as_ref().and_then(|t| set.ttys.get(&t.tty_info_id));
+    info.is_some_and(is_master)
 }

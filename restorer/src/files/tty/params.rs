@@ -79,11 +79,12 @@ fn encode(t: &TermiosEntry) -> Result<[u8; TERMIOS]> {
         bytes[4 * i..4 * i + 4].copy_from_slice(&word.to_ne_bytes());
     }
     bytes[16] = t.c_line as u8;
-    let controls = t.c_cc.get(..19).ok_or_else(|| {
-        Error::Refused(format!("termios has {} control characters of 19", t.c_cc.len()))
+    // The 19 characters lie in the first words as they do in memory; what follows in the other
+    // words means nothing.
+    let packed: Vec<u8> = t.c_cc.iter().flat_map(|w| w.to_ne_bytes()).collect();
+    let controls = packed.get(..19).ok_or_else(|| {
+        Error::Refused(format!("termios has {} words of control characters", t.c_cc.len()))
     })?;
-    for (byte, c) in bytes[17..].iter_mut().zip(controls) {
-        *byte = *c as u8;
-    }
+    bytes[17..].copy_from_slice(controls);
     Ok(bytes)
 }

@@ -18,6 +18,11 @@ const KINDS: [(&str, u32); 8] = [
     ("cgroup", 8),
 ];
 
+/// Number in the images of the dumper's own namespace of this kind.
+pub(crate) fn own_id(kind: &str) -> Option<u32> {
+    KINDS.iter().find(|(name, _)| *name == kind).map(|(_, id)| *id)
+}
+
 type Links = [Option<OsString>; KINDS.len()];
 
 fn links(pid: &str) -> Links {

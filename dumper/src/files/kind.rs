@@ -22,6 +22,7 @@ pub(crate) enum Kind {
     Memfd,
     Tty(Tty),
     Pidfd,
+    NsFile,
 }
 
 /// Terminals, by how they are opened again.
@@ -53,6 +54,7 @@ impl Kind {
             Self::Memfd => FdTypes::Memfd,
             Self::Tty(_) => FdTypes::Tty,
             Self::Pidfd => FdTypes::Pidfd,
+            Self::NsFile => FdTypes::Ns,
         }
     }
 
@@ -177,7 +179,7 @@ fn file(open: &Open<'_>) -> Result<Kind, Why> {
     }
     match fs_magic(open)? {
         magic::TMPFS | magic::HUGETLBFS if open.link.starts_with(b"/memfd:") => Ok(Kind::Memfd),
-        magic::NSFS => Err(Why::yet("namespace descriptors")),
+        magic::NSFS => Ok(Kind::NsFile),
         magic::MQUEUE => Err(Why::refused("Can't dump POSIX message queue")),
         magic::SECRETMEM => Err(Why::refused("Can't dump secret memory")),
         magic::DMA_BUF => Err(Why::refused("Can't dump DMA buffer")),

@@ -20,6 +20,7 @@ mod inotify;
 mod kind;
 mod memfd;
 mod mounts;
+mod ns_file;
 pub mod parse;
 mod pidfd;
 mod pipe;
@@ -255,6 +256,7 @@ impl FileTable {
             Kind::Memfd => self.memfd(&open),
             Kind::Tty(tty) => self.tty(&open, tty),
             Kind::Pidfd => self.pidfd(&open),
+            Kind::NsFile => self.ns_file(&open),
         }
     }
 

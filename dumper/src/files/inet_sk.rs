@@ -39,7 +39,9 @@ impl FileTable {
         if proto as i32 == libc::IPPROTO_TCP {
             self.tcp_state(&diag)?;
         }
-        let opts = sk_opts::collect(own, false)?;
+        let mut opts = sk_opts::collect(own, false)?;
+        let same = (family as i32, kind as i32, proto as i32);
+        opts.amber_others = self.sk_defaults.differing(own, same);
         let words = if family as i32 == libc::AF_INET { 1 } else { 4 };
         let mut file = entry(FdTypes::Inetsk, open.id);
         file.isk = Some(InetSkEntry {

@@ -28,6 +28,7 @@ mod reg_file;
 mod remap;
 mod signalfd;
 mod sk_opts;
+mod sk_others;
 mod sk_queue;
 mod sock_diag;
 #[cfg(test)]
@@ -90,6 +91,7 @@ pub struct FileTable {
     ttys: tty::State,
     unix: unix_sk::State,
     diag: sock_diag::State,
+    sk_defaults: sk_others::Defaults,
 }
 
 /// One description, pulled over: what a kind's `collect` gets.
@@ -159,6 +161,7 @@ impl FileTable {
             ttys: tty::State::default(),
             unix: unix_sk::State::default(),
             diag: sock_diag::State::default(),
+            sk_defaults: sk_others::Defaults::default(),
         })
     }
 

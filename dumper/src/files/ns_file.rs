@@ -31,12 +31,8 @@ impl FileTable {
         let ns_id = ns_id
             .ok_or_else(|| Why::refused("Can't dump a namespace that no task of the tree is in"))?;
         let mut file = entry(FdTypes::Ns, open.id);
-        file.nsf = Some(NsFileEntry {
-            id: open.id,
-            ns_id,
-            ns_cflag: flag as u32,
-            flags: open.info.flags,
-        });
+        file.nsf =
+            Some(NsFileEntry { id: open.id, ns_id, ns_cflag: flag as u32, flags: open.info.flags });
         self.files.push(file);
         Ok(())
     }

@@ -58,7 +58,9 @@ impl FileTable {
         let Some(diag) = self.diag.unix(open.pid)?.get(&ino).cloned() else {
             return Err(self.elsewhere(open));
         };
-        let opts = sk_opts::collect(open.own, true)?;
+        let mut opts = sk_opts::collect(open.own, true)?;
+        let kind = (libc::AF_UNIX, diag.kind.into(), 0);
+        opts.amber_others = self.sk_defaults.differing(open.own, kind);
         let place = self.place(open, &diag)?;
         let peer = self.peer(open, &diag)?;
         let peer_name = self.diag.unix(open.pid)?.get(&peer).map(|p| p.name.clone());

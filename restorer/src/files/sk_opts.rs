@@ -30,6 +30,24 @@ pub(super) fn before_bind(fd: BorrowedFd<'_>, opts: &SkOptsEntry) -> Result<()> 
     if let Some(mark) = opts.so_mark {
         set(libc::SO_MARK, mark as i32)?;
     }
+    // They may matter to `bind` (IP_TRANSPARENT), save for those that `bind` does not need.
+    others(fd, opts, |name| !LATE.contains(&name))
+}
+
+/// SO_PEEK_OFF: moves with what is queued. SO_LOCK_FILTER: the filter comes first.
+const LATE: [i32; 2] = [42, 44];
+
+/// Options that only our images have.
+fn others(fd: BorrowedFd<'_>, opts: &SkOptsEntry, which: impl Fn(i32) -> bool) -> Result<()> {
+    for other in &opts.amber_others {
+        let early = other.level != libc::SOL_SOCKET || which(other.name);
+        let mut now = vec![0u8; other.value.len()];
+        let same = sys::fd::getsockopt(fd, other.level, other.name, &mut now)
+            .is_ok_and(|len| len == other.value.len() && now == other.value);
+        if early && !same {
+            sys::fd::setsockopt(fd, other.level, other.name, &other.value)?;
+        }
+    }
     Ok(())
 }
 
@@ -68,7 +86,7 @@ pub(super) fn restore(fd: BorrowedFd<'_>, opts: &SkOptsEntry) -> Result<()> {
     if !opts.so_filter.is_empty() {
         sys::net::attach_filter(fd, &opts.so_filter)?;
     }
-    Ok(())
+    others(fd, opts, |_| true)
 }
 
 /// TCP's own options; `old` is where images before 4.0 have them.

@@ -227,7 +227,7 @@ fn locks_are_refused() {
 #[test]
 fn epolls_and_their_targets() {
     use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
-    let epoll = Epoll::new(EpollCreateFlags::empty()).unwrap();
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
     let (r, w) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
     epoll.add(&r, EpollEvent::new(EpollFlags::EPOLLIN, 7)).unwrap();
     // In the child the pipe is number 0, not what it was added as.

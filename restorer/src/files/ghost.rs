@@ -8,10 +8,11 @@ use super::open::Files;
 use super::path::{directory, lookup, open_name, show, split, unlink};
 use super::set::{Ghost, Remap};
 use super::{At, Error, Result, failed, failed_io};
+use images::proto::FileEntry;
 use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, UtimensatFlags};
 use nix::sys::time::TimeSpec;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -26,9 +27,14 @@ pub(super) struct Name {
 impl Files<'_> {
     /// Opens all files that have no path: ghosts and link-remaps.
     pub(super) fn make_named(&mut self) -> Result<()> {
+        let terminal = |f: &FileEntry| f.tty.as_ref()?.regf_id;
+        let terminals: HashSet<u32> = self.set.files.values().filter_map(terminal).collect();
         let mut all: Vec<(&[u8], u32, Remap)> = Vec::new();
         for (id, remap) in &self.set.remaps {
-            // A name that nobody opens may be left over from an optimisation of the writer.
+            // The node of a terminal is there as long as the terminal is.
+            if terminals.contains(id) {
+                continue;
+            }
             if let Some(entry) = self.set.regs.get(id)
                 && !matches!(remap, Remap::Procfs(_))
             {

@@ -48,10 +48,8 @@ impl Files<'_> {
         if let Some(ip) = &entry.ip_opts
             && ip.freebind()
         {
-            match family {
-                libc::AF_INET6 => set_int(sk, libc::IPPROTO_IPV6, IPV6_FREEBIND, 1)?,
-                _ => set_int(sk, libc::IPPROTO_IP, libc::IP_FREEBIND, 1)?,
-            }
+            let (level, name) = freebind(entry);
+            set_int(sk, level, name, 1)?;
         }
         if connected {
             return Ok(fd);
@@ -60,9 +58,31 @@ impl Files<'_> {
         let any = entry.src_addr.iter().all(|w| *w == 0);
         if (raw && !any) || (!raw && entry.src_port != 0) {
             let port = if raw { 0 } else { entry.src_port };
-            sys::net::bind(sk, &address(entry, &entry.src_addr, port)?)?;
+            self.bind_to(sk, entry, &address(entry, &entry.src_addr, port)?)?;
         }
         Ok(fd)
+    }
+
+    /// An address that is gone from the host can still be bound to with IP_FREEBIND, which the
+    /// program may have set and cleared.
+    fn bind_to(&self, sk: BorrowedFd<'_>, entry: &InetSkEntry, address: &[u8]) -> Result<()> {
+        let again = match sys::net::bind(sk, address) {
+            Err(e) if e.errno() == libc::EADDRNOTAVAIL => e,
+            other => return Ok(other?),
+        };
+        let (level, name) = freebind(entry);
+        set_int(sk, level, name, 1)?;
+        sys::net::bind(sk, address)?;
+        set_int(sk, level, name, entry.ip_opts.as_ref().is_some_and(|o| o.freebind()).into())?;
+        log::warn!("file {}: {again}: bound all the same (IP_FREEBIND)", entry.id);
+        Ok(())
+    }
+}
+
+fn freebind(entry: &InetSkEntry) -> (i32, i32) {
+    match entry.family as i32 {
+        libc::AF_INET6 => (libc::IPPROTO_IPV6, IPV6_FREEBIND),
+        _ => (libc::IPPROTO_IP, libc::IP_FREEBIND),
     }
 }
 
@@ -82,8 +102,14 @@ fn finish(entry: &InetSkEntry, sk: BorrowedFd<'_>) -> Result<()> {
     ip_opts(entry, sk)?;
     sk_opts::restore(sk, &entry.opts)?;
     set_int(sk, libc::SOL_SOCKET, libc::SO_REUSEADDR, entry.opts.reuseaddr().into())?;
-    if let Some(how) = entry.shutdown.filter(|_| !is_tcp(entry)) {
-        shutdown(sk, how)?;
+    if let Some(how) = entry.shutdown.filter(|_| !is_tcp(entry))
+        && let Err(e) = shutdown(sk, how)
+    {
+        // It is shut down all the same, the kernel only adds that nobody was connected.
+        let unconnected = matches!(&e, Error::Sys(e) if e.errno() == libc::ENOTCONN);
+        if !unconnected {
+            return Err(e);
+        }
     }
     set_flags(sk, entry.flags)
 }

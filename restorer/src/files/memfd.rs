@@ -40,8 +40,13 @@ impl Files<'_> {
         if let Some(fd) = super::external::take(self.set, entry.id, self.request)? {
             return Ok(fd);
         }
-        let inode = self.memfd_inode(entry.inode_id.into())?;
-        let fd = self.reopen(inode, mode_of(entry.flags))?;
+        let id = u64::from(entry.inode_id);
+        let inode = self.memfd_inode(id)?;
+        let fd = if self.plan.first_memfd.get(&id) == Some(&entry.id) {
+            self.memfds[&id].try_clone().map_err(|e| failed_io("dup", &e))?
+        } else {
+            self.reopen(inode, mode_of(entry.flags))?
+        };
         set_flags(fd.as_fd(), entry.flags)?;
         if entry.pos != 0 && entry.pos != u64::MAX {
             nix::unistd::lseek(&fd, entry.pos as i64, nix::unistd::Whence::SeekSet)

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 /// Status flags that are set on descriptors which were not opened by a path.
 const STATUS: i32 = libc::O_APPEND | libc::O_NONBLOCK | libc::O_DIRECT | libc::O_NOATIME;
+const F_SEAL_WRITE: u32 = 8;
 /// How long a description of another task is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -139,9 +140,16 @@ impl<'a> Files<'a> {
     pub fn open_mapped(&mut self, id: u32, fdflags: u32) -> Result<OwnedFd> {
         let mode = fdflags as i32 & libc::O_ACCMODE;
         if let Some(memfd) = self.set.files.get(&id).and_then(|f| f.memfd.as_ref()) {
-            let inode = self.memfd_inode(memfd.inode_id.into())?;
-            let fd = self.reopen(inode, mode)?;
-            return self.raise_owned(fd);
+            let id = memfd.inode_id.into();
+            let inode = self.memfd_inode(id)?;
+            // A mapping that could become writable would forbid the seal against writing; under
+            // the seal there was none.
+            let sealed = self.set.memfds.get(&id).is_some_and(|m| m.seals & F_SEAL_WRITE != 0);
+            if mode == libc::O_RDWR && !sealed {
+                // Not opened anew: that would count as a writer, which `execve` minds.
+                return self.raise(self.memfds[&id].as_fd());
+            }
+            return self.raise_owned(self.reopen(inode, libc::O_RDONLY)?);
         }
         let entry = self.set.reg(id)?;
         let fd = if let Some(fd) = super::external::take(self.set, id, self.request)? {

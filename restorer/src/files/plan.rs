@@ -65,6 +65,9 @@ pub struct FilesPlan {
     pub(super) late: BTreeMap<u32, RawFd>,
     /// Memory files (`inode_id`) that more than one task uses.
     pub(super) shared_memfds: BTreeSet<u64>,
+    /// Memory files by `inode_id`: the description that `memfd_create` gave, which is not
+    /// counted as a writer. Others were opened through `/proc`.
+    pub(super) first_memfd: HashMap<u64, u32>,
     /// The task that sets owner and signal of a description, by file id.
     pub(super) master: HashMap<u32, i32>,
     base: RawFd,
@@ -218,6 +221,12 @@ impl FilesPlan {
     }
 
     fn memfds(&mut self, set: &FileSet) {
+        // Ascending ids: the lowest stays.
+        for memfd in set.files.values().filter_map(|f| f.memfd.as_ref()) {
+            if memfd.flags as i32 & libc::O_ACCMODE == libc::O_RDWR {
+                self.first_memfd.entry(memfd.inode_id.into()).or_insert(memfd.id);
+            }
+        }
         let mut users: BTreeMap<u64, BTreeSet<i32>> = BTreeMap::new();
         let inode = |id: &u32| set.files.get(id)?.memfd.as_ref().map(|m| u64::from(m.inode_id));
         for (owner, table) in &self.tables {

@@ -226,7 +226,10 @@ impl<'a> Unit<'_, 'a> {
         if e.uflags & EXTERN != 0 || self.made.contains_key(&e.ino) {
             return Ok(());
         }
-        if e.state == ESTABLISHED && e.peer == 0 && Self::is_stream(e) {
+        // A datagram socket without name that has something in its queue: from a pair.
+        let orphan = e.name.is_empty() && self.files.set.packets.contains_key(&e.id);
+        let alone = if Self::is_stream(e) { e.state == ESTABLISHED } else { orphan };
+        if e.peer == 0 && alone {
             let (far, fd) = if e.name.is_empty() {
                 sys::net::socketpair(e.r#type as i32)?
             } else {

@@ -20,7 +20,7 @@ fn proc_files_of_dead_tasks_stay() {
 fn proc_directories_stay() {
     Subject::new("proc_files")
         .args(&["directory"])
-        .stock_cannot_restore("does not find its own /proc/PID in time")
+        .lost_by_stock("its images name it wrongly")
         .check();
 }
 

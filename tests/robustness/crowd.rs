@@ -105,6 +105,10 @@ impl Random {
         Self(seed)
     }
 
+    pub(crate) fn within(&mut self, limit: Duration) -> Duration {
+        Duration::from_micros(self.below(u64::try_from(limit.as_micros()).expect("short")))
+    }
+
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;

@@ -30,7 +30,7 @@ fn a_killed_restore_leaves_nothing() {
     let restore = ["restore", "-v4", "-o", "restore.log", "-D", &images, "-W", "work", "-d"];
     let start = Instant::now();
     let ended = sandbox.run(&Criu::ours().path, &restore, "restore.out");
-    let usual = start.elapsed();
+    let mut limit = start.elapsed();
     assert!(ended.success(), "{ended:?} {}", tail(&sandbox.path("work/restore.log"), 25));
     crowd.untouched().expect("restored");
     kill_tree(&crowd);
@@ -38,8 +38,7 @@ fn a_killed_restore_leaves_nothing() {
     let mut random = Random::new("killed restore");
     let (mut none, mut whole) = (0, 0);
     for turn in 0..count("AMBER_KILLS", 20) {
-        let delay =
-            Duration::from_micros(random.below(u64::try_from(usual.as_micros()).expect("short")));
+        let delay = random.within(limit);
         let mut command = sandbox.command(&Criu::ours().path, "restore.out");
         let child = command.args(restore).spawn().expect("nsenter");
         std::thread::sleep(delay);
@@ -50,6 +49,7 @@ fn a_killed_restore_leaves_nothing() {
         let log = || tail(&sandbox.path("work/restore.log"), 12);
         let Err(left) = sandbox.empty() else {
             none += 1;
+            limit = limit.mul_f32(1.1);
             let left: Vec<_> = all_files(sandbox.dir()).difference(&files).cloned().collect();
             let left: Vec<_> = left.iter().filter(|f| !f.contains("restore")).collect();
             assert!(left.is_empty(), "kill {turn} after {delay:?}: files left: {left:?}");
@@ -63,6 +63,7 @@ fn a_killed_restore_leaves_nothing() {
             log()
         );
         whole += 1;
+        limit = limit.min(delay).max(Duration::from_millis(2));
         kill_tree(&crowd);
     }
     println!("{none} times nothing was left, {whole} times the tree had started already");

@@ -158,7 +158,7 @@ static void merged_maps(char *out, size_t size)
 		if (line && sscanf(line, "%lx-%lx %7s %*s %*s %*s %255[^\n]", &s, &e, perms, name) < 3)
 			BAD("maps line %s", line);
 		// Anonymous shared memory may come back by way of a memfd.
-		if (!strncmp(name, "/memfd:/dev/zero", 16))
+		if (!strncmp(name, "/memfd:/dev/zero", 16) || !strncmp(name, "/memfd:/anon_hugepage", 21))
 			memmove(name, name + 7, strlen(name + 7) + 1);
 		if (line && s == last_end && !strcmp(perms, last_perms) && !strcmp(name, last_name)) {
 			last_end = e;

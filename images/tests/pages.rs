@@ -197,3 +197,18 @@ fn reserved_pages_lie_where_the_sink_says() {
     assert_eq!(last.origin, Origin::File { file: 0, offset: 2 * PAGE_SIZE });
     assert_eq!(source.within(0x2000..0x3000).next().unwrap().pages, 1);
 }
+
+#[test]
+fn pages_that_newer_images_have_are_given_back() {
+    let (_temp, dirs) = chain(3);
+    layer(&dirs[0], &[(0, Ok(10)), (1, Ok(11)), (2, Ok(12)), (3, Ok(13)), (8, Ok(18))]);
+    layer(&dirs[1], &[(0, Err(2)), (2, Ok(22)), (3, Err(1)), (8, Ok(28))]);
+    layer(&dirs[2], &[(0, Ok(30)), (1, Err(3)), (7, Ok(37)), (8, Err(1))]);
+    let before = load(&dirs[2]).unwrap();
+    let chain = Chain::open(&dirs[2]).unwrap();
+    // Of the oldest 0 (newest has it), 2 and 8 (the middle has them).
+    assert_eq!(images::pages::dedup(&chain).unwrap(), 3);
+    assert_eq!(load(&dirs[2]).unwrap(), before);
+    let oldest: Vec<u8> = load(&dirs[0]).unwrap().into_iter().flatten().collect();
+    assert_eq!(oldest, [0, 11, 0, 13, 0]);
+}

@@ -213,13 +213,8 @@ pub(super) fn check(checkpoint: &Checkpoint, task: &Task) -> Result<()> {
         }
     }
     for ring in &live.mm.aios {
-        let known = live
-            .mm
-            .vmas
-            .binary_search_by_key(&ring.id, |v| v.start)
-            .is_ok_and(|i| live.mm.vmas[i].kind().contains(VmaStatus::AIORING));
-        // Guard areas break the order, but lie behind all mappings.
-        let known = known || live.mm.vmas.iter().any(|v| v.start == ring.id);
+        let is_ring = |v: &VmaEntry| v.start == ring.id && v.kind().contains(VmaStatus::AIORING);
+        let known = live.mm.vmas.iter().any(is_ring);
         if !known {
             return invalid(image, format_args!("aios: no ring is mapped at {:#x}", ring.id));
         }

@@ -9,10 +9,12 @@
 //! page server can lie in between. Entries without contents are in the source of the
 //! [`Chain::parent`](source::Chain) or wait in a page server (LAZY).
 
+mod dedup;
 mod pagemap;
 mod sink;
 mod source;
 
+pub use dedup::dedup;
 pub use pagemap::{PageRange, PagemapReader, PagemapWriter};
 pub use sink::{LocalSink, PageImages, PageSink};
 pub use source::{Chain, MAX_LAYERS, Origin, PageSource, PagesFile, Segment};

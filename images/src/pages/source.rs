@@ -44,6 +44,17 @@ impl Chain {
         &self.layers
     }
 
+    /// Segments of one layer as they lie in its pagemap, and the pages image they are in.
+    pub(super) fn segments_of(
+        &self,
+        set: PageSet,
+        depth: usize,
+    ) -> Result<Option<(Option<Image>, Vec<Segment>)>> {
+        let mut source = PageSource { set, files: Vec::new(), segments: Vec::new() };
+        let found = source.layer(&self.layers[depth], depth, self)?;
+        Ok(found.map(|(_, segments)| (source.files.first().map(|f| f.image), segments)))
+    }
+
     /// Loads the pagemaps of `set` from all layers it needs; `None` if the newest has none.
     pub fn load(&self, set: PageSet) -> Result<Option<PageSource>> {
         let mut source = PageSource { set, files: Vec::new(), segments: Vec::new() };

@@ -3,6 +3,7 @@
 
 use super::open::{Files, set_flags};
 use super::path::show;
+use super::set::{Ghost, Remap};
 use super::{At, Error, Result, failed, failed_io};
 use images::proto::{
     FanotifyFileEntry, FanotifyMarkEntry, FhEntry, InotifyFileEntry, InotifyWdEntry, MarkType,
@@ -94,6 +95,9 @@ impl Files<'_> {
 
     /// Opens a watched file: by its path where the image has one, else by its handle.
     fn by_handle(&self, handle: &FhEntry, dev: u32, ino: u64) -> Result<OwnedFd> {
+        if let Some(ghost) = self.ghost_of(dev, ino) {
+            return ghost.try_clone().map_err(|e| failed_io("dup", &e));
+        }
         if let Some(path) = handle.path.as_ref().filter(|p| !p.is_empty()) {
             return sys::path::open_in_root(self.root()?, path, libc::O_PATH | libc::O_NOFOLLOW)
                 .at(|| format!("{:?}", show(path)));
@@ -107,6 +111,15 @@ impl Files<'_> {
         let mount = self.reopen(mount.as_raw_fd(), libc::O_RDONLY)?;
         sys::file::open_by_handle_at(mount.as_fd(), handle.r#type as i32, bytes, libc::O_PATH)
             .at(|| format!("inode {ino} on device {}:{}", dev >> 20, dev & 0xf_ffff))
+    }
+
+    /// The handle of a file that was unlinked and watched: it is another inode now.
+    fn ghost_of(&self, dev: u32, ino: u64) -> Option<&OwnedFd> {
+        let same = |g: &Ghost| g.entry.ino == Some(ino) && g.entry.dev == Some(dev);
+        let (ghost, _) = self.set.ghosts.iter().find(|(_, g)| same(g))?;
+        let of_it = |r: &Remap| matches!(r, Remap::Ghost(id) if id == ghost);
+        let (file, _) = self.set.remaps.iter().find(|(_, r)| of_it(r))?;
+        self.handle(*file)
     }
 
     /// Some mount point of the file system with this device (kernel encoding).

@@ -1,8 +1,9 @@
 //! Files that have no name any more, or another one: made to have it while they are opened.
 //!
-//! All at once, in the root task: directories before what is in them, then everything is opened
-//! (`O_PATH`), then all names go away again. What has to be opened later is opened through the
-//! handle. A name lives for a moment only, so a restore that dies leaves none.
+//! All in the root task, directories before what is in them: each is made empty, opened
+//! (`O_PATH`), loses its name again, and is filled only then. Directories and files with several
+//! names keep them until the others are made. What has to be opened later is opened through the
+//! handle. So a name lives for a moment only, and a restore that dies hardly leaves one.
 
 use super::open::Files;
 use super::path::{directory, lookup, open_name, show, split, unlink};
@@ -49,32 +50,49 @@ impl Files<'_> {
     }
 
     fn make_all(&mut self, all: &[(&[u8], u32, Remap)], names: &mut Vec<Name>) -> Result<()> {
-        // By ghost: its first handle. By (ghost, name): the handle of that name.
+        // By ghost: its first handle, and how many names it still gets.
         let mut first: HashMap<u32, u32> = HashMap::new();
+        let mut left: HashMap<u32, HashSet<&[u8]>> = HashMap::new();
+        for (name, _, remap) in all {
+            if let Remap::Ghost(ghost) = remap {
+                left.entry(*ghost).or_default().insert(name);
+            }
+        }
         let mut known: HashMap<(bool, u32, &[u8]), u32> = HashMap::new();
         for (name, id, remap) in all {
+            let at = || format!("file {id} {:?}, which has no name", show(name));
             let key = match remap {
                 Remap::Linked(id) => (false, *id, *name),
                 Remap::Ghost(id) => (true, *id, *name),
                 Remap::Procfs(_) => continue,
             };
-            let fd = if let Some(other) = known.get(&key) {
-                let other = &self.handles[other];
-                self.raise(other.as_fd())?
-            } else {
-                let fd = match remap {
-                    Remap::Linked(link) => self.linked(name, *link, names),
-                    Remap::Ghost(ghost) => self.ghost(name, *ghost, &first, names),
-                    Remap::Procfs(_) => continue,
-                };
-                fd.at(|| format!("file {id} {:?}, which has no name", show(name)))?
-            };
-            known.insert(key, *id);
-            if let Remap::Ghost(ghost) = remap {
-                first.entry(*ghost).or_insert(*id);
+            if let Some(other) = known.get(&key) {
+                let fd = self.raise(self.handles[other].as_fd())?;
+                self.handles.insert(*id, fd);
+                continue;
             }
-            let fd = self.raise_owned(fd)?;
+            known.insert(key, *id);
+            let before = names.len();
+            let fd = match remap {
+                Remap::Linked(link) => self.linked(name, *link, names),
+                Remap::Ghost(ghost) => self.ghost(name, *ghost, &first, names),
+                Remap::Procfs(_) => continue,
+            };
+            let fd = self.raise_owned(fd.at(at)?)?;
             self.handles.insert(*id, fd);
+            let Remap::Ghost(ghost) = *remap else { continue };
+            let is_first = first.insert(ghost, *id).is_none();
+            let more = left.get_mut(&ghost).is_none_or(|l| {
+                l.remove(name);
+                !l.is_empty()
+            });
+            // The name goes before the contents come, unless something needs it still.
+            if !more && names.last().is_some_and(|n| !n.is_dir) && is_first {
+                take_away(names.split_off(before))?;
+            }
+            if is_first {
+                self.fill(&self.handles[id], &self.set.ghosts[&ghost]).at(at)?;
+            }
         }
         Ok(())
     }
@@ -125,17 +143,15 @@ impl Files<'_> {
         made.map_err(|e| failed(format_args!("create({:?})", show(&used)), e))?;
         let at = dir.try_clone().map_err(|e| failed_io("dup", &e))?;
         names.push(Name { dir: at, name: used.clone(), is_dir });
-        if !first.contains_key(&id) {
-            self.fill(dir.as_fd(), &used, ghost)?;
-        }
         open_name(dir.as_fd(), &used, OFlag::O_PATH | OFlag::O_NOFOLLOW, 0)
     }
 
     /// Contents, owner, mode and times of a fresh ghost.
-    fn fill(&self, dir: BorrowedFd<'_>, name: &[u8], ghost: &Ghost) -> Result<()> {
+    fn fill(&self, handle: &OwnedFd, ghost: &Ghost) -> Result<()> {
         let e = &ghost.entry;
-        if e.mode & libc::S_IFMT == libc::S_IFREG {
-            let file = File::from(open_name(dir, name, OFlag::O_WRONLY | OFlag::O_NOFOLLOW, 0)?);
+        let kind = e.mode & libc::S_IFMT;
+        if kind == libc::S_IFREG {
+            let file = File::from(self.reopen(handle.as_raw_fd(), libc::O_WRONLY)?);
             for (offset, extent) in &ghost.body {
                 let mut at = 0;
                 // In pieces, so that a big one needs no memory.
@@ -152,27 +168,24 @@ impl Files<'_> {
                 file.set_len(size).map_err(|e| failed_io("ftruncate", &e))?;
             }
         }
-        let what = super::path::os(name);
-        let (uid, gid) = (e.uid.into(), e.gid.into());
-        nix::unistd::fchownat(dir, what, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)
+        let (uid, gid) = (Some(e.uid.into()), Some(e.gid.into()));
+        nix::unistd::fchownat(handle, "", uid, gid, AtFlags::AT_EMPTY_PATH)
             .map_err(|x| failed(format_args!("fchownat({}, {})", e.uid, e.gid), x))?;
-        if e.mode & libc::S_IFMT != libc::S_IFLNK {
-            let mode = Mode::from_bits_truncate(e.mode);
-            nix::sys::stat::fchmodat(dir, what, mode, FchmodatFlags::FollowSymlink)
-                .map_err(|x| failed(format_args!("fchmodat({:#o})", e.mode), x))?;
+        if kind == libc::S_IFLNK {
+            return Ok(());
         }
+        let path = Self::self_path(handle.as_raw_fd());
+        let mode = Mode::from_bits_truncate(e.mode);
+        let follow = FchmodatFlags::FollowSymlink;
+        nix::sys::stat::fchmodat(&self.proc, &path[..], mode, follow)
+            .map_err(|x| failed(format_args!("fchmodat({:#o})", e.mode), x))?;
         if let (Some(a), Some(m)) = (&e.atim, &e.mtim) {
             let spec = |t: &images::proto::Timeval| {
                 TimeSpec::new(t.tv_sec as i64, t.tv_usec as i64 * 1000)
             };
-            nix::sys::stat::utimensat(
-                dir,
-                what,
-                &spec(a),
-                &spec(m),
-                UtimensatFlags::NoFollowSymlink,
-            )
-            .map_err(|e| failed("utimensat", e))?;
+            let follow = UtimensatFlags::FollowSymlink;
+            nix::sys::stat::utimensat(&self.proc, &path[..], &spec(a), &spec(m), follow)
+                .map_err(|e| failed("utimensat", e))?;
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use nix::sys::stat::{Mode, SFlag, fstatat};
 use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
 use prost::{Message, Name};
 
-use crate::kind::{Head, Image};
+use crate::kind::Image;
 use crate::reader::{Extent, Reader};
 use crate::writer::Writer;
 use crate::{Error, Result};
@@ -109,10 +109,7 @@ impl Dir {
             if !meta.is_file() {
                 return Err(Error::invalid(name, "not a regular file"));
             }
-            // Lazily created images of old versions may be there with nothing in them.
-            if meta.len() == 0 && image.kind().head != Head::Raw {
-                return Reader::new(image, None);
-            }
+            // A file of no bytes has no head: it was torn, and reads like that, not like absence.
         }
         Reader::new(image, file.map(BufReader::new))
     }

@@ -28,3 +28,8 @@ fn proc_directories_stay() {
 fn descriptors_stay_shared_between_tasks() {
     Subject::new("shared_fds").check();
 }
+
+#[test]
+fn a_task_without_descriptors_stays_so() {
+    Subject::new("bare").check();
+}

@@ -70,9 +70,9 @@ impl Checkpoint {
     }
 }
 
-/// Ours alone: stock images do not have them, so a restore can do without.
+/// Images that good checkpoints may lack: ours alone, or without an entry to hold.
 fn may_be_missing(name: &str) -> bool {
-    name.starts_with("amber")
+    name.starts_with("amber") || name.starts_with("fdinfo")
 }
 
 /// Images whose end carries nothing a restore needs, or that it does not read.

@@ -104,16 +104,6 @@ pub enum Error {
         /// Its parent.
         ppid: u32,
     },
-    /// The session or group of the caller would be needed.
-    #[error(
-        "the root task {pid} is in session {sid} of another process; --shell-job puts it into yours"
-    )]
-    ShellJob {
-        /// The root.
-        pid: u32,
-        /// Its session.
-        sid: u32,
-    },
 }
 
 struct Builder<'a> {
@@ -399,3 +389,6 @@ impl Tree {
         Self { processes }
     }
 }
+
+#[cfg(test)]
+mod tests;

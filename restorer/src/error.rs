@@ -110,6 +110,22 @@ pub enum Error {
         /// The hard limit.
         hard: u64,
     },
+    /// A control group that is not there.
+    #[error(
+        "control group {path:?} of hierarchy {name:?} is not there: making it is not supported yet"
+    )]
+    Cgroup {
+        /// Controllers of the hierarchy.
+        name: String,
+        /// The group.
+        path: String,
+    },
+    /// An option the images ask for.
+    #[error("the images were dumped with {0}: give it again")]
+    Option(&'static str),
+    /// Plugins.
+    #[error("the images need plugin {0:?}: not supported yet")]
+    Plugin(String),
     /// Namespaces.
     #[error("task {pid} has a {kind} namespace of its own: not supported yet")]
     Namespace {

@@ -6,6 +6,7 @@
 
 use crate::execute::arena;
 use crate::facts::{Facts, Range, TASK_SIZE};
+use crate::plan::cow::Premap;
 use crate::plan::vdso::{self, Fit};
 use crate::script::{Data, Full, Script};
 use crate::task::amber;
@@ -69,6 +70,14 @@ const PROXY_DISTANCE: u64 = 16 << 20;
 const MADV_GUARD_INSTALL: u64 = 102;
 const MAP_DROPPABLE: u32 = 8;
 
+/// Whether a child can have this memory from its parent.
+pub(crate) fn can_be_shared(vma: &VmaEntry) -> bool {
+    let special = libc::MAP_HUGETLB | libc::MAP_GROWSDOWN;
+    kind(vma) == Ok(Kind::Map)
+        && vma.flags & 0xf == libc::MAP_PRIVATE as u32
+        && vma.flags & special as u32 == 0
+}
+
 /// Sorts a VMA, or tells why it cannot be restored.
 pub(crate) fn kind(vma: &VmaEntry) -> Result<Kind, Error> {
     let status = vma.kind();
@@ -121,15 +130,24 @@ pub(crate) struct Space {
     /// The saved vdso stays as plain memory, and these instructions (address, bytes) lead from it
     /// to the kernel's, which is elsewhere.
     pub(crate) jumps: Option<Vec<(u64, Vec<u8>)>>,
+    /// Memory that is filled in the arena before the forks, by final address.
+    pub(crate) premaps: Vec<Premap>,
 }
 
-/// Plans an address space, and checks everything that can be checked beforehand; `present` is
-/// what this process has mapped.
-pub(crate) fn plan(live: &Live, facts: &Facts, present: &[Range]) -> Result<Space, crate::Error> {
+/// A hole for the arenas of all these tasks, with further `room`; `present` is what this process
+/// has mapped.
+pub(crate) fn common_hole<'a>(
+    tasks: impl Iterator<Item = &'a Live>,
+    present: &[Range],
+    room: u64,
+) -> Option<Range> {
+    arena::hole(tasks.flat_map(|l| occupied(&l.mm)).chain(present.iter().cloned()), room)
+}
+
+/// Plans an address space with an arena, and checks everything that can be checked beforehand.
+pub(crate) fn plan(live: &Live, facts: &Facts, arena: Range) -> Result<Space, crate::Error> {
     check(live)?;
-    let occupied = occupied(&live.mm).chain(present.iter().cloned());
-    let arena = arena::hole(occupied).ok_or(crate::Error::NoHole)?;
-    let mut space = Space { arena, vdso: Vec::new(), jumps: None };
+    let mut space = Space { arena, vdso: Vec::new(), jumps: None, premaps: Vec::new() };
     plan_vdso(live, facts, &mut space)?;
     Ok(space)
 }
@@ -255,7 +273,7 @@ pub(crate) fn steps(
     let first = moves.first().map_or(0, |(from, _)| from.start);
     let parked = |from: &Range| places.parking + (from.start - first);
     for (from, _) in moves {
-        remap(from, from.start, parked(from), script);
+        remap(from, from.start, parked(from), What::Vdso, script);
     }
     let unmap = |script: &mut Script, r: Range| {
         script.call(What::Unmap, libc::SYS_munmap, [r.start, r.end - r.start]);
@@ -263,18 +281,23 @@ pub(crate) fn steps(
     unmap(script, 0..places.arena.start);
     unmap(script, places.arena.end..TASK_SIZE);
     for (from, to) in moves {
-        remap(from, parked(from), *to, script);
+        remap(from, parked(from), *to, What::Vdso, script);
     }
     let mut writable = Vec::new();
     let proxy = space.jumps.is_some();
     for vma in &live.mm.vmas {
         if proxy && vma.kind().contains(VmaStatus::VDSO) {
             map_old_vdso(vma, script, &mut writable);
+        } else if let Some(at) = premapped(space, vma) {
+            remap(&(vma.start..vma.end), at, vma.start, What::Vma, script);
+            if vma.prot != (libc::PROT_READ | libc::PROT_WRITE) as u32 {
+                writable.push(vma);
+            }
         } else {
             map(vma, &live.pages, fds, script, &mut writable)?;
         }
     }
-    fill(live, proxy, fds, places, script, data)?;
+    fill(live, space, fds, places, script, data)?;
     for (addr, code) in space.jumps.iter().flatten() {
         let from = data.put(code)?;
         script.op(What::Vdso, Op::Copy, [*addr, from, code.len() as u64]);
@@ -290,10 +313,16 @@ pub(crate) fn steps(
     Ok(())
 }
 
-fn remap(range: &Range, from: u64, to: u64, script: &mut Script) {
+/// Where a VMA has been filled already.
+fn premapped(space: &Space, vma: &VmaEntry) -> Option<u64> {
+    let found = space.premaps.binary_search_by_key(&vma.start, |p| p.start).ok()?;
+    can_be_shared(vma).then_some(space.premaps[found].at)
+}
+
+fn remap(range: &Range, from: u64, to: u64, what: What, script: &mut Script) {
     let len = range.end - range.start;
     let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
-    script.call_expecting(What::Vdso, libc::SYS_mremap, [from, len, len, flags, to], to);
+    script.call_expecting(what, libc::SYS_mremap, [from, len, len, flags, to], to);
 }
 
 fn map<'a>(
@@ -344,14 +373,15 @@ fn map_old_vdso<'a>(vma: &'a VmaEntry, script: &mut Script, writable: &mut Vec<&
 fn contents<'a>(
     mm: &'a MmEntry,
     pages: &'a PageSource,
-    with_vdso: bool,
+    space: &'a Space,
 ) -> impl Iterator<Item = (RawFd, u64, Segment)> + 'a {
     mm.vmas
         .iter()
         .filter(move |v| {
-            let vdso = with_vdso && v.kind().contains(VmaStatus::VDSO);
+            let vdso = space.jumps.is_some() && v.kind().contains(VmaStatus::VDSO);
             vdso || matches!(kind(v), Ok(Kind::Map | Kind::File))
         })
+        .filter(|v| premapped(space, v).is_none())
         .filter(|v| v.flags & 0xf != libc::MAP_SHARED as u32)
         .flat_map(|v| pages.within(v.start..v.end))
         .filter_map(|s| match s.origin {
@@ -369,9 +399,9 @@ struct Batch {
     iov: Vec<(u64, u64)>,
 }
 
-fn batches(live: &Live, with_vdso: bool) -> Vec<Batch> {
+fn batches(live: &Live, space: &Space) -> Vec<Batch> {
     let mut all: Vec<Batch> = Vec::new();
-    for (file, offset, segment) in contents(&live.mm, &live.pages, with_vdso) {
+    for (file, offset, segment) in contents(&live.mm, &live.pages, space) {
         let mut at = segment.vaddr;
         let mut offset = offset;
         while at < segment.end() {
@@ -402,13 +432,13 @@ fn batches(live: &Live, with_vdso: bool) -> Vec<Batch> {
 
 fn fill(
     live: &Live,
-    with_vdso: bool,
+    space: &Space,
     fds: &Fds,
     places: &Places,
     script: &mut Script,
     data: &mut Data<'_>,
 ) -> Result<(), Full> {
-    let batches = batches(live, with_vdso);
+    let batches = batches(live, space);
     let total: u64 = batches.iter().map(|b| b.len).sum();
     let mut pieces = Vec::new();
     for b in &batches {

@@ -24,6 +24,25 @@ impl Piece {
         Ok(Self { ptr: ptr.cast(), len })
     }
 
+    /// As [`Piece::map`], accounted as ordinary memory unless `noreserve`: for memory that stays.
+    pub fn map_like(addr: u64, len: usize, noreserve: bool) -> Result<Self> {
+        let flags = libc::MAP_PRIVATE
+            | libc::MAP_ANONYMOUS
+            | libc::MAP_FIXED_NOREPLACE
+            | if noreserve { libc::MAP_NORESERVE } else { 0 };
+        let ptr = map(addr, len, libc::PROT_READ | libc::PROT_WRITE, flags, -1)?;
+        Ok(Self { ptr: ptr.cast(), len })
+    }
+
+    /// Makes pages zero again (`MADV_DONTNEED`); offset and length in whole pages.
+    pub fn drop_pages(&mut self, offset: usize, len: usize) -> Result<()> {
+        let part = &mut self.bytes()[offset..offset + len];
+        // SAFETY: within our own private anonymous mapping, borrowed mutably: nobody else looks
+        // at these bytes, which read as zero afterwards.
+        let ret = unsafe { libc::madvise(part.as_mut_ptr().cast(), len, libc::MADV_DONTNEED) };
+        check(ret.into(), || format!("madvise({offset:#x}, {len}, MADV_DONTNEED)")).map(|_| ())
+    }
+
     /// Address of the first byte.
     pub fn addr(&self) -> u64 {
         self.ptr as u64
@@ -93,6 +112,20 @@ pub fn swap_signal_mask(mask: u64) -> Result<u64> {
     check(ret, || format!("rt_sigprocmask(SIG_SETMASK, {mask:#x})")).map(|_| old)
 }
 
+/// Takes one pending signal of `set` (bit n-1 for signal n) off the queues; 0 if there is none.
+/// They have to be blocked.
+pub fn take_signal(set: u64) -> Result<i32> {
+    let zero = [0u64; 2];
+    // SAFETY: the kernel reads a signal set of eight bytes and a timespec; no siginfo is asked.
+    let ret = unsafe {
+        libc::syscall(libc::SYS_rt_sigtimedwait, &raw const set, 0usize, zero.as_ptr(), 8usize)
+    };
+    match check(ret, || format!("rt_sigtimedwait({set:#x})")) {
+        Err(e) if e.errno() == libc::EAGAIN || e.errno() == libc::EINTR => Ok(0),
+        other => other.map(|r| r as i32),
+    }
+}
+
 /// Takes back the registration of restartable sequences that libc made for this thread, so that
 /// the kernel writes to its memory no more (the memory may go away). Fine if there is none.
 pub fn rseq_unregister() -> Result<()> {
@@ -127,10 +160,9 @@ pub fn rseq_unregister() -> Result<()> {
             return Ok(());
         }
     }
-    // SAFETY: registering a null area is refused; with EINVAL when none is registered, with
-    // EBUSY or EPERM... when one is: the only way to ask.
+    // SAFETY: glibc's area of this thread, at least two words long, aligned.
     let registered = unsafe { *(area as *const u32).wrapping_add(1) };
-    // The kernel keeps `cpu_id` (second word) below its "unregistered" values of -1 and -2.
+    // The second word is the CPU while registered, -1 or -2 while not.
     if registered >= u32::MAX - 1 { Ok(()) } else { Err(last) }
 }
 

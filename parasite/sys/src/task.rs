@@ -42,7 +42,8 @@ struct CloneArgs {
 pub unsafe fn fork_with(flags: u64, set_tid: &[i32]) -> Result<Forked> {
     let args = CloneArgs {
         flags,
-        exit_signal: libc::SIGCHLD as u64,
+        // Siblings have the exit signal of the caller, and must not ask for one.
+        exit_signal: if flags & libc::CLONE_PARENT as u64 == 0 { libc::SIGCHLD as u64 } else { 0 },
         set_tid: if set_tid.is_empty() { 0 } else { set_tid.as_ptr() as u64 },
         set_tid_size: set_tid.len() as u64,
         ..CloneArgs::default()

@@ -28,8 +28,8 @@ const LEADER_STACK: u64 = 0x1_0000;
 pub(crate) const THREAD_STACK: u64 = 2048;
 
 /// Chooses a hole for an arena: the middle of the largest one, where no allocation of this
-/// process will come near. `None` if there is no hole large enough.
-pub(crate) fn hole(occupied: impl Iterator<Item = Range>) -> Option<Range> {
+/// process will come near, with `len` more bytes from [`more`] on. `None` if no hole is large enough.
+pub(crate) fn hole(occupied: impl Iterator<Item = Range>, len: u64) -> Option<Range> {
     const MARGIN: u64 = 64 << 20;
     const ALIGN: u64 = 2 << 20;
     // The vsyscall page lies in the kernel's half.
@@ -45,11 +45,17 @@ pub(crate) fn hole(occupied: impl Iterator<Item = Range>) -> Option<Range> {
         free_from = free_from.max(r.end);
     }
     let room = best.end - best.start;
-    if room < at::END + 2 * MARGIN {
+    let len = at::END + len.next_multiple_of(4096);
+    if room < len + 2 * MARGIN {
         return None;
     }
-    let start = (best.start + (room - at::END) / 2) / ALIGN * ALIGN;
-    Some(start..start + at::END)
+    let start = (best.start + (room - len) / 2) / ALIGN * ALIGN;
+    Some(start..start + len)
+}
+
+/// Where the further room of an arena begins.
+pub(crate) fn more(arena: &Range) -> u64 {
+    arena.start + at::END
 }
 
 /// An arena whose blob can be started.
@@ -125,7 +131,7 @@ mod tests {
     #[test]
     fn the_hole_lies_in_the_middle_of_the_largest_gap() {
         let taken = [0x40_0000..0x50_0000, 0x7f00_0000_0000..0x7f00_1000_0000];
-        let hole = hole(taken.into_iter()).expect("there is room");
+        let hole = hole(taken.into_iter(), 0).expect("there is room");
         assert_eq!(hole.end - hole.start, at::END);
         let middle = (hole.start + hole.end) / 2;
         assert!((0x3f00_0000_0000..0x4000_0000_0000).contains(&middle), "{middle:#x}");
@@ -133,6 +139,6 @@ mod tests {
 
     #[test]
     fn no_hole_in_a_full_address_space() {
-        assert_eq!(hole(std::iter::once(0..TASK_SIZE)), None);
+        assert_eq!(hole(std::iter::once(0..TASK_SIZE), 0), None);
     }
 }

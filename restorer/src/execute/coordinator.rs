@@ -1,6 +1,7 @@
 //! The process that leads the tree through the stages.
 
-use crate::execute::stage::{Board, Failure, describe};
+use crate::execute::premap::Pieces;
+use crate::execute::stage::{Board, COMPARED, Failure, KEPT, describe};
 use crate::execute::{finish, fork, scripts, task};
 use crate::facts::{Facts, Range, map_line};
 use crate::files::{self, Files};
@@ -9,8 +10,10 @@ use crate::plan::{Plan, pids};
 use crate::task::amber::personality_of_criu;
 use crate::{Action, Error, Hooks, Request, Restored};
 use images::checkpoint::{Checkpoint, Task};
+use images::pages::Origin;
 use images::proto::{AmberTaskEntry, RestoreStatsEntry};
 use images::{Dir, Image};
+use nix::fcntl::{FallocateFlags, fallocate};
 use parasite_abi::restore::Stage;
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,6 +23,8 @@ use sys::ptrace::{self, Wait};
 
 /// How often the coordinator looks after its children while it waits for reports.
 const PATROL: Duration = Duration::from_millis(20);
+/// Signals that end a restore: SIGHUP, SIGINT, SIGQUIT, SIGALRM, SIGTERM.
+const STOPPING: u64 = 1 | 1 << 1 | 1 << 2 | 1 << 13 | 1 << 14;
 /// How long killed tasks may take to be gone.
 const REAP: Duration = Duration::from_secs(10);
 
@@ -157,12 +162,15 @@ impl Tree<'_> {
         }
         let root = fs::File::open("/").map_err(|e| sys::Error::io("open(/)", &e))?;
         files::cleanup(&plan.files, root.as_fd());
+        if self.request.auto_dedup {
+            dedup(plan);
+        }
         let pages = |live: &images::checkpoint::Live| -> u64 {
             live.pages.segments().iter().map(|s| s.pages).sum()
         };
         Ok(RestoreStatsEntry {
-            pages_compared: 0,
-            pages_skipped_cow: 0,
+            pages_compared: board.counted(COMPARED),
+            pages_skipped_cow: board.counted(KEPT),
             forking_time,
             restore_time,
             pages_restored: Some(plan.live().map(|(_, _, live)| pages(live)).sum()),
@@ -175,10 +183,13 @@ impl Tree<'_> {
         let mut context = task::Context {
             plan: self.plan,
             board,
+            sibling: self.request.sibling,
+            premaps: Pieces::new(),
             files: Files::new(&self.plan.files, self.request, &self.plan.cp.chain)?,
         };
         let made = fork::fork(flags, pid.cast_signed(), || task::root(&mut context));
         self.root = made.map_err(|e| Error::from(e).of_task(pid))?;
+        ptrace::seize(self.root, finish::options(self.plan))?;
         Ok(())
     }
 
@@ -193,6 +204,9 @@ impl Tree<'_> {
             }
             if done {
                 return Ok(());
+            }
+            if sys::arena::take_signal(STOPPING)? != 0 {
+                return Err(Error::Interrupted);
             }
             self.patrol()?;
         }
@@ -255,6 +269,30 @@ impl Tree<'_> {
             }
         }
         log::error!("killed tasks are not gone after {REAP:?}");
+    }
+}
+
+/// Frees the disk space of pages that are restored (`--auto-dedup`). The tree runs already, so
+/// nothing of it may fail the restore.
+fn dedup(plan: &Plan<'_>) {
+    let shared = plan.cp.shmem.values().map(|s| &s.pages);
+    let sources = plan.live().map(|(_, _, live)| &live.pages).chain(shared);
+    for source in sources {
+        for segment in source.segments() {
+            let Origin::File { file, offset } = segment.origin else { continue };
+            let pages = &source.files()[file];
+            let punched = pages.dir.open_file_rw(&pages.image.file_name()).map(|file| {
+                let flags =
+                    FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+                let len = segment.end() - segment.vaddr;
+                file.map(|f| fallocate(f, flags, offset.cast_signed(), len.cast_signed()))
+            });
+            match punched {
+                Ok(Some(Ok(())) | None) => {}
+                Ok(Some(Err(e))) => log::warn!("{}: fallocate: {e}", pages.image.file_name()),
+                Err(e) => log::warn!("{e}"),
+            }
+        }
     }
 }
 

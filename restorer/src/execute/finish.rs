@@ -22,9 +22,10 @@ pub(crate) fn options(plan: &Plan<'_>) -> u64 {
     EXITKILL | TRACESYSGOOD | if plan.seccomp { SUSPEND_SECCOMP } else { 0 }
 }
 
-/// Traces the leaders of all live tasks.
+/// Traces the leaders of all live tasks but the root.
 pub(crate) fn seize_leaders(plan: &Plan<'_>) -> Result<(), Error> {
-    for (_, task, _) in plan.live() {
+    // The first is the root, which is traced from the start.
+    for (_, task, _) in plan.live().skip(1) {
         ptrace::seize(task.pid.cast_signed(), options(plan))?;
     }
     Ok(())

@@ -6,10 +6,12 @@
 //! them go. Until then the death of the coordinator kills them all.
 
 pub(crate) mod arena;
+mod cgroup;
 mod coordinator;
 mod enter_blob;
 mod finish;
 mod fork;
+mod premap;
 mod scripts;
 mod stage;
 mod task;

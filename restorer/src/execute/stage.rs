@@ -8,6 +8,10 @@ use sys::shared::{SharedPage, futex_wait, futex_wake};
 
 /// Length of the page(s) in bytes.
 pub(crate) const LEN: usize = 8192;
+/// Number for [`Board::count`]: pages compared with those of the parent.
+pub(crate) const COMPARED: usize = 0;
+/// Number for [`Board::count`]: pages found equal.
+pub(crate) const KEPT: usize = 1;
 /// Longest text of a failure, in bytes.
 const TEXT_MAX: usize = (word::HOST - word::FAULT_DATA) * 4;
 
@@ -72,6 +76,26 @@ impl Board {
             }
             futex_wait(now, v, None);
         }
+    }
+
+    /// Task: adds to a number that all have in common.
+    pub(crate) fn count(&self, what: usize, more: u32) {
+        self.page.words()[word::HOST + what].fetch_add(more, Ordering::Relaxed);
+    }
+
+    /// Coordinator: such a number.
+    pub(crate) fn counted(&self, what: usize) -> u64 {
+        self.page.words()[word::HOST + what].load(Ordering::Relaxed).into()
+    }
+
+    /// Task: sleeps until `stage` is open, or for `time`; true when it is open.
+    pub(crate) fn wait_at_most(&self, stage: Stage, time: Duration) -> bool {
+        let now = &self.page.words()[word::STAGE];
+        let v = now.load(Ordering::Acquire);
+        if v < stage as u32 {
+            futex_wait(now, v, Some(time));
+        }
+        now.load(Ordering::Acquire) >= stage as u32
     }
 
     /// Task: reports a failure, if it is the first.

@@ -2,9 +2,10 @@
 
 use crate::Error;
 use crate::execute::arena::Arena;
+use crate::execute::premap::{self, Pieces};
 use crate::execute::scripts::{self, Late};
-use crate::execute::stage::Board;
-use crate::execute::{enter_blob, fork};
+use crate::execute::stage::{Board, COMPARED, KEPT};
+use crate::execute::{cgroup, enter_blob, fork};
 use crate::files::Files;
 use crate::mm::{self, Fds};
 use crate::plan::Plan;
@@ -17,6 +18,7 @@ use parasite_abi::restore::Stage;
 use std::convert::Infallible;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 use sys::arena::exit_now;
 
 /// What processes of the tree get from the coordinator, and pass on.
@@ -24,6 +26,10 @@ use sys::arena::exit_now;
 pub(crate) struct Context<'a> {
     pub(crate) plan: &'a Plan<'a>,
     pub(crate) board: &'a Board,
+    /// The root is a child of the coordinator's parent.
+    pub(crate) sibling: bool,
+    /// Memory that was filled before the fork.
+    pub(crate) premaps: Pieces,
     /// Files, as far as this process has them.
     pub(crate) files: Files<'a>,
 }
@@ -38,8 +44,17 @@ pub(crate) fn root(cx: &mut Context<'_>) -> ! {
 }
 
 fn prepare_root(cx: &mut Context<'_>) -> Result<(), Error> {
-    die_with_parent(cx.plan.facts.pid)?;
-    cx.board.wait(Stage::Forking);
+    if cx.sibling {
+        // Our parent is the coordinator's; from the next stage on the coordinator traces us.
+        while !cx.board.wait_at_most(Stage::Forking, Duration::from_millis(100)) {
+            if sys::task::kill(cx.plan.facts.pid, 0).is_err() {
+                exit_now(1);
+            }
+        }
+    } else {
+        die_with_parent(cx.plan.facts.pid)?;
+        cx.board.wait(Stage::Forking);
+    }
     cx.files.open_shared()?;
     for (shmid, size) in &cx.plan.segments {
         // Made and filled once; every task opens it anew.
@@ -184,6 +199,9 @@ fn live(cx: &mut Context<'_>, process: &Process, task: &Task) -> Result<Infallib
     let (Some(live), Some(space)) = (&task.live, cx.plan.spaces.get(&task.pid)) else {
         return Err(Error::NoHole);
     };
+    let counts = premap::fill(&space.premaps, live, &mut cx.premaps)?;
+    cx.board.count(COMPARED, counts.compared);
+    cx.board.count(KEPT, counts.kept);
     family(cx, process)?;
     let vpid = task.pid.cast_signed();
     let (fds, kept) = open(cx, vpid, live)?;
@@ -192,6 +210,7 @@ fn live(cx: &mut Context<'_>, process: &Process, task: &Task) -> Result<Infallib
     // The coordinator traces us now, and its death kills us; parents may go.
     sys::task::prctl(libc::PR_SET_PDEATHSIG, [0; 4])?;
     join_group(process)?;
+    cgroup::join(cx.plan, task)?;
     cx.files.install(vpid)?;
     cx.files.set_fs(vpid)?;
     proc_files(task, cx.plan.amber.get(&task.pid))?;

@@ -3,17 +3,20 @@
 //! Pure: the same images, request and facts give the same plan. All that is wrong with the input
 //! is found here, before the first fork.
 
+pub(crate) mod cow;
 pub(crate) mod pids;
 mod text;
 pub(crate) mod tree;
 pub(crate) mod vdso;
 
+use crate::execute::arena;
 use crate::facts::{Facts, Range};
 use crate::files::FilesPlan;
 use crate::mm::{self, Space};
 use crate::task::creds::Creds;
 use crate::task::regs;
 use crate::{Error, Request};
+use cow::{Premap, Sharing};
 use images::checkpoint::{Checkpoint, Live, Task};
 use images::proto::{AmberTaskEntry, AmberThreadEntry};
 use std::collections::BTreeMap;
@@ -50,6 +53,12 @@ impl<'a> Plan<'a> {
         cpus: usize,
     ) -> Result<Self, Error> {
         refuse_namespaces(cp)?;
+        if cp.inventory.allow_uprobes == Some(true) && !request.allow_uprobes {
+            return Err(Error::Option("--allow-uprobes"));
+        }
+        if let Some(name) = cp.inventory.plugins_entry.iter().flat_map(|p| &p.plugins).next() {
+            return Err(Error::Plugin(name.clone()));
+        }
         let files = FilesPlan::new(cp, request)?;
         let dead: Vec<u32> = files.dead_pids().into_iter().map(i32::cast_unsigned).collect();
         let tree = Tree::new(cp, request.shell_job, &dead)?;
@@ -57,13 +66,7 @@ impl<'a> Plan<'a> {
         if files.nofile() > hard {
             return Err(Error::Nofile { need: files.nofile(), hard });
         }
-        let mut spaces = BTreeMap::new();
-        for task in &cp.tasks {
-            let Some(live) = &task.live else { continue };
-            check_task(task, &facts).map_err(|e| e.of_task(task.pid))?;
-            let space = mm::plan(live, &facts, present).map_err(|e| e.of_task(task.pid))?;
-            spaces.insert(task.pid, space);
-        }
+        let spaces = spaces(cp, &tree, &facts, present)?;
         let threads = || cp.tasks.iter().filter(|t| t.live.is_some()).flat_map(|t| &t.threads);
         let seccomp = threads().any(|t| crate::task::seccomp::used(t.thread_core()));
         Ok(Self {
@@ -94,6 +97,35 @@ impl<'a> Plan<'a> {
             _ => None,
         })
     }
+}
+
+/// The address space of each live task. All arenas are at one place if there is such a place:
+/// only then can memory be inherited.
+fn spaces(
+    cp: &Checkpoint,
+    tree: &Tree,
+    facts: &Facts,
+    present: &[Range],
+) -> Result<BTreeMap<u32, Space>, Error> {
+    let sharing = Sharing::new(cp, tree);
+    let all = cp.tasks.iter().filter_map(|t| t.live.as_ref());
+    let common = mm::common_hole(all, present, sharing.len);
+    let mut spaces = BTreeMap::new();
+    for task in &cp.tasks {
+        let Some(live) = &task.live else { continue };
+        let planned = check_task(task, facts).and_then(|()| {
+            let one = || mm::common_hole(std::iter::once(live), present, 0);
+            let hole = common.clone().or_else(one).ok_or(Error::NoHole)?;
+            mm::plan(live, facts, hole)
+        });
+        let mut space = planned.map_err(|e| e.of_task(task.pid))?;
+        if let (Some(arena), Some(premaps)) = (&common, sharing.of.get(&task.pid)) {
+            let place = |p: &Premap| Premap { at: arena::more(arena) + p.at, ..p.clone() };
+            space.premaps = premaps.iter().map(place).collect();
+        }
+        spaces.insert(task.pid, space);
+    }
+    Ok(spaces)
 }
 
 /// Everything of one task that can be refused beforehand.

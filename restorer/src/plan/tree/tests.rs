@@ -45,7 +45,8 @@ fn a_child_in_the_former_session_comes_before_setsid() {
 
 #[test]
 fn a_dead_session_leader_is_a_helper() {
-    let want = "task 10 setsid adopts\n  helper 20 setsid\n    task 21 pgid 20\n    task 22 pgid 22\n";
+    let want =
+        "task 10 setsid adopts\n  helper 20 setsid\n    task 21 pgid 20\n    task 22 pgid 22\n";
     check(&[(10, 0, 10, 10), (21, 10, 20, 20), (22, 10, 22, 20)], want);
 }
 

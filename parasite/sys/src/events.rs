@@ -124,10 +124,10 @@ pub fn inotify_set_next(fd: BorrowedFd<'_>, wd: i32) -> Result<()> {
     crate::fd::ioctl_int(fd, 0x4004_4900, wd as u64).map(|_| ())
 }
 
-/// `fanotify_init(2)`.
+/// `fanotify_init(2)`. The kernel shows all flags, so none is added here (`FAN_CLOEXEC`).
 pub fn fanotify(flags: u32, event_flags: u32) -> Result<OwnedFd> {
     // SAFETY: integers in, integer out.
-    let ret = unsafe { libc::fanotify_init(flags | libc::FAN_CLOEXEC, event_flags) };
+    let ret = unsafe { libc::fanotify_init(flags, event_flags) };
     check(ret.into(), || format!("fanotify_init({flags:#x}, {event_flags:#x})")).map(owned)
 }
 

@@ -123,6 +123,17 @@ pub fn device_index(name: &str) -> Result<u32> {
     }
 }
 
+/// `if_indextoname(3)`: the name of a network device.
+pub fn device_name(index: u32) -> Result<Vec<u8>> {
+    let mut name = [0u8; libc::IF_NAMESIZE];
+    // SAFETY: the name is written to a buffer of IF_NAMESIZE bytes.
+    let got = unsafe { libc::if_indextoname(index, name.as_mut_ptr().cast()) };
+    if got.is_null() {
+        return Err(crate::Error::last(format_args!("if_indextoname({index})")));
+    }
+    Ok(name.iter().copied().take_while(|b| *b != 0).collect())
+}
+
 /// Attaches a classic BPF filter, given as the image's words
 /// (`code << 48 | jt << 40 | jf << 32 | k`).
 pub fn attach_filter(fd: BorrowedFd<'_>, words: &[u64]) -> Result<()> {

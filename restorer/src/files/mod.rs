@@ -28,6 +28,7 @@ mod memfd;
 mod netlink_sk;
 mod ns_file;
 mod open;
+mod packet_sock;
 mod path;
 mod pidfd;
 mod pipe;

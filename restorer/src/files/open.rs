@@ -310,8 +310,8 @@ impl<'a> Files<'a> {
             super::pidfd::open(e)
         } else if let Some(e) = &f.nsf {
             super::ns_file::open(self.set, e)
-        } else if f.psk.is_some() {
-            return not_yet("a packet socket");
+        } else if let Some(e) = &f.psk {
+            super::packet_sock::open(e)
         } else if f.tunf.is_some() {
             return not_yet("a tun device");
         } else if f.bpf.is_some() {

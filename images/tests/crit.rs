@@ -94,6 +94,10 @@ fn json_that_is_no_image_is_refused() {
         r#"{"pid": 1, "ppid": 0, "pgid": 0, "sid": 0, "threads": 1}"#,
         "entry 0: threads: is no list",
     );
+    let pipe = r#"{"pipe_id": 1, "bytes": "0x2", "extra": "YQ=="}"#;
+    let json = format!(r#"{{"magic": "PIPES_DATA", "entries": [{pipe}]}}"#);
+    let message = crit::encode(&json).unwrap_err().to_string();
+    assert_eq!(message, "entry 0: extra: has length 1, the entry tells of 2");
     let message = crit::encode(r#"{"magic": "X", "entries": []}"#).unwrap_err().to_string();
     assert_eq!(message, "magic: is not known");
 }

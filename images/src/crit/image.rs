@@ -279,49 +279,91 @@ fn encode_entry(
         return Err(Error::Long { entry: 0, len });
     }
     bytes.splice(..0, len.to_le_bytes());
-    let Some(extra) = entry.get(EXTRA) else {
-        return out.write_all(&bytes).map_err(Error::Io);
+    // What comes out is what a reader will see: numbers may be written in any way, and unknown
+    // fields are only bytes.
+    let shown = codec::decode(index, &bytes[4..], false)?;
+    let number = |name: &str| match shown.get(name) {
+        Some(Json::Int(n)) => u64::try_from(*n).unwrap_or(0),
+        _ => 0,
     };
-    let start = bytes.len();
+    let on = |name: &str| shown.get(name) == Some(&Json::Bool(true));
+    let none = Json::Text(Vec::new());
+    let extra = entry.get(EXTRA).unwrap_or(&none);
+    let mut payload = Vec::new();
     match (message, extra) {
-        ("tcp_stream_entry", Json::Map(_)) => {
-            for queue in ["inq", "outq"] {
-                let queue =
-                    extra.get(queue).ok_or_else(|| Error::json(queue, "is not there".into()));
-                bytes.extend(bytes_of(EXTRA, queue?)?);
+        ("tcp_stream_entry", extra) => {
+            for (queue, len) in [("inq", number("inq_len")), ("outq", number("outq_len"))] {
+                let bytes = extra.get(queue).map_or(Ok(Vec::new()), |q| bytes_of(queue, q))?;
+                fits(queue, bytes.len(), len)?;
+                payload.extend(bytes);
             }
         }
         ("ipc_sem_entry", Json::List(values)) => {
+            fits(EXTRA, values.len(), number("nsems"))?;
             for value in values {
-                let Json::Int(n) = value else {
-                    return Err(Error::json(EXTRA, "is no number".into()));
+                let n = match value {
+                    Json::Int(n) => u16::try_from(*n).ok(),
+                    _ => None,
                 };
-                let n =
-                    u16::try_from(*n).map_err(|_| Error::json(EXTRA, "is out of range".into()))?;
-                bytes.extend(n.to_le_bytes());
+                let n = n.ok_or_else(|| Error::json(EXTRA, "is no semaphore's value".into()))?;
+                payload.extend(n.to_le_bytes());
             }
-            pad(entry, start, 8, &mut bytes)?;
+            pad(entry, 8, &mut payload)?;
         }
         ("ipc_msg_entry", Json::List(list)) => {
-            for pair in list.chunks(2) {
-                let [head, body] = pair else {
-                    return Err(Error::json(EXTRA, "is cut short".into()));
-                };
-                let mut part = Vec::new();
-                encode_entry(kind, kind.messages[1], &without(head, PADDING), &mut part)?;
-                let start = part.len();
-                part.extend(bytes_of(EXTRA, body)?);
-                pad(head, start, 8, &mut part)?;
-                bytes.extend(part);
+            fits(EXTRA, list.len(), number("qnum") * 2)?;
+            for pair in list.chunks_exact(2) {
+                encode_queued(kind, &pair[0], &pair[1], &mut payload)?;
             }
         }
-        ("ipc_shm_entry", extra) => {
-            bytes.extend(bytes_of(EXTRA, extra)?);
-            pad(entry, start, 4, &mut bytes)?;
+        ("ipc_sem_entry" | "ipc_msg_entry", _) => {
+            let len = if message == "ipc_sem_entry" { number("nsems") } else { number("qnum") };
+            fits(EXTRA, 0, len)?;
         }
-        (_, extra) => bytes.extend(bytes_of(EXTRA, extra)?),
+        (_, extra) => {
+            payload = bytes_of(EXTRA, extra)?;
+            let len = match message {
+                "pipe_data_entry" => number("bytes"),
+                "sk_packet_entry" => number("length"),
+                "bpfmap_data_entry" => number("keys_bytes") + number("values_bytes"),
+                "ghost_chunk_entry" => number("len"),
+                "ipc_shm_entry" if !on("in_pagemaps") => number("size"),
+                "ghost_file_entry" if !on("chunks") => payload.len() as u64,
+                _ => 0,
+            };
+            fits(EXTRA, payload.len(), len)?;
+            if message == "ipc_shm_entry" {
+                pad(entry, 4, &mut payload)?;
+            }
+        }
     }
-    out.write_all(&bytes).map_err(Error::Io)
+    out.write_all(&bytes).and_then(|()| out.write_all(&payload)).map_err(Error::Io)
+}
+
+/// One message of a queue.
+fn encode_queued(kind: &Kind, head: &Json, body: &Json, out: &mut Vec<u8>) -> Result<(), Error> {
+    let body = bytes_of(EXTRA, body)?;
+    let start = out.len();
+    encode_entry(kind, kind.messages[1], &without(head, PADDING), out)?;
+    let index = Schema::get().find(kind.messages[1]).expect("the registry names known messages");
+    let shown = codec::decode(index, &out[start + 4..], false)?;
+    let len = match shown.get("msize") {
+        Some(Json::Int(n)) => u64::try_from(*n).unwrap_or(0),
+        _ => 0,
+    };
+    fits(EXTRA, body.len(), len)?;
+    let mut body = body;
+    pad(head, 8, &mut body)?;
+    out.extend(body);
+    Ok(())
+}
+
+/// A payload has to be as long as its entry tells, or what follows cannot be read.
+fn fits(field: &str, got: usize, want: u64) -> Result<(), Error> {
+    match got as u64 == want {
+        true => Ok(()),
+        false => Err(Error::json(field, format!("has length {got}, the entry tells of {want}"))),
+    }
 }
 
 fn without(json: &Json, key: &str) -> Json {
@@ -331,12 +373,16 @@ fn without(json: &Json, key: &str) -> Json {
     }
 }
 
-/// Fills up what begins at `start` to a multiple of `to`.
-fn pad(entry: &Json, start: usize, to: usize, bytes: &mut Vec<u8>) -> Result<(), Error> {
-    let len = bytes.len() - start;
+/// Fills up a payload to a multiple of `to`.
+fn pad(entry: &Json, to: usize, payload: &mut Vec<u8>) -> Result<(), Error> {
+    let len = payload.len().next_multiple_of(to);
     match entry.get(PADDING) {
-        Some(padding) => bytes.extend(bytes_of(PADDING, padding)?),
-        None => bytes.resize(start + len.next_multiple_of(to), 0),
+        Some(padding) => {
+            let padding = bytes_of(PADDING, padding)?;
+            fits(PADDING, padding.len(), (len - payload.len()) as u64)?;
+            payload.extend(padding);
+        }
+        None => payload.resize(len, 0),
     }
     Ok(())
 }

@@ -4,10 +4,11 @@
 mod support;
 
 use images::checkpoint::{GhostBody, Remap, TaskState};
+use images::pages::{PageFlags, PageImages, PageRange, PageSet, PagemapReader};
 use images::proto::{
     CoreEntry, FdTypes, FdinfoEntry, FileEntry, FsEntry, GhostFileEntry, InventoryEntry,
     IpcSemEntry, MmEntry, MntEntry, PstreeEntry, RemapFilePathEntry, SeccompEntry,
-    TaskKobjIdsEntry,
+    TaskKobjIdsEntry, VmaEntry,
 };
 use images::{Checkpoint, Dir, Image};
 use support::{Copy, Rng, copy};
@@ -390,6 +391,40 @@ fn old_layouts_read_like_new_ones() {
     assert_eq!(*old.tc(), new_tc);
     assert_eq!(old.leader().thread_core(), new.leader().thread_core());
     assert_eq!(old.live.as_ref().unwrap().mm, new.live.as_ref().unwrap().mm);
+}
+
+#[test]
+fn big_images_take_time_in_proportion() {
+    let copy = copy("tiny");
+    // As many mappings as the kernel allows at most by default, each with a page of its own.
+    let (n, base) = (65_000, 0x10_0000_0000_u64);
+    copy.change(Image::Mm(4282), |v: &mut Vec<MmEntry>| {
+        let template = v[0].vmas.iter().find(|v| v.status == 0x201).unwrap().clone();
+        let at = v[0].vmas.partition_point(|v| v.start < base);
+        let vmas = (0..n).map(|i| {
+            let start = base + i * 0x2000;
+            VmaEntry { start, end: start + 0x1000, flags: 0x22, ..template.clone() }
+        });
+        v[0].vmas.splice(at..at, vmas.collect::<Vec<_>>());
+    });
+    let old: Vec<PageRange> = PagemapReader::open(&copy.dir, PageSet::Task(4282))
+        .unwrap()
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    let mut sink = PageImages::new(copy.dir.clone()).create(PageSet::Task(4282)).unwrap();
+    let new =
+        (0..n).map(|i| PageRange { vaddr: base + i * 0x2000, pages: 1, flags: PageFlags::LAZY });
+    let (low, high): (Vec<_>, Vec<_>) = old.into_iter().partition(|r| r.vaddr < base);
+    for range in low.into_iter().chain(new).chain(high) {
+        sink.reserve(range.vaddr, range.pages, range.flags).unwrap();
+    }
+    sink.file().set_len(sink.len_bytes()).unwrap();
+    sink.close().unwrap();
+    let start = std::time::Instant::now();
+    let c = Checkpoint::load(&copy.dir).unwrap();
+    assert!(c.root().live.as_ref().unwrap().pages.segments().len() > 65_000);
+    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
 }
 
 #[test]

@@ -163,9 +163,7 @@ pub(super) fn load(dir: &Dir, options: Options) -> Result<Checkpoint> {
     files::check(&checkpoint, options)?;
     seccomp::check(&checkpoint)?;
     check_cgroups(&checkpoint)?;
-    for task in &checkpoint.tasks {
-        memory::check(&checkpoint, task)?;
-    }
+    memory::check(&checkpoint)?;
     Ok(checkpoint)
 }
 

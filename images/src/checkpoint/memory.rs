@@ -1,6 +1,6 @@
 //! `mm`, `pagemap` and shared memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::checkpoint::loader::{Loader, invalid};
 use crate::checkpoint::{Checkpoint, Namespaces, Task};
@@ -199,8 +199,14 @@ pub(super) fn shmem(
     Ok(shmem)
 }
 
-/// References of VMAs and pages of one task.
-pub(super) fn check(checkpoint: &Checkpoint, task: &Task) -> Result<()> {
+/// References of VMAs and pages of all tasks.
+pub(super) fn check(checkpoint: &Checkpoint) -> Result<()> {
+    let segments = checkpoint.ns.ipc.values().flat_map(|ipc| &ipc.shm);
+    let sysv = segments.map(|shm| shm.entry.desc.id.into()).collect();
+    checkpoint.tasks.iter().try_for_each(|task| check_task(checkpoint, &sysv, task))
+}
+
+fn check_task(checkpoint: &Checkpoint, sysv: &HashSet<u64>, task: &Task) -> Result<()> {
     let Some(live) = &task.live else { return Ok(()) };
     let image = Image::Mm(task.pid);
     if checkpoint.files.reg(live.mm.exe_file_id).is_none() {
@@ -208,21 +214,26 @@ pub(super) fn check(checkpoint: &Checkpoint, task: &Task) -> Result<()> {
         return invalid(image, format_args!("exe_file_id: no regular file has id {id}"));
     }
     for vma in &live.mm.vmas {
-        if let Err(reason) = check_vma(checkpoint, vma) {
+        if let Err(reason) = check_vma(checkpoint, sysv, vma) {
             return invalid(image, format_args!("vma {:#x}: {reason}", vma.start));
         }
     }
+    let rings: HashSet<u64> = live
+        .mm
+        .vmas
+        .iter()
+        .filter(|v| v.kind().contains(VmaStatus::AIORING))
+        .map(|v| v.start)
+        .collect();
     for ring in &live.mm.aios {
-        let is_ring = |v: &VmaEntry| v.start == ring.id && v.kind().contains(VmaStatus::AIORING);
-        let known = live.mm.vmas.iter().any(is_ring);
-        if !known {
+        if !rings.contains(&ring.id) {
             return invalid(image, format_args!("aios: no ring is mapped at {:#x}", ring.id));
         }
     }
     check_pages(task.pid, &live.mm.vmas, &live.pages)
 }
 
-fn check_vma(checkpoint: &Checkpoint, vma: &VmaEntry) -> Result<(), String> {
+fn check_vma(checkpoint: &Checkpoint, sysv: &HashSet<u64>, vma: &VmaEntry) -> Result<(), String> {
     let status = vma.kind();
     let files = &checkpoint.files;
     let id = u32::try_from(vma.shmid).map_err(|_| format!("shmid {} is no id", vma.shmid));
@@ -252,8 +263,7 @@ fn check_vma(checkpoint: &Checkpoint, vma: &VmaEntry) -> Result<(), String> {
         return file(FdTypes::Packetsk, "packet socket").map(drop);
     }
     if status.contains(VmaStatus::SYSVIPC) {
-        let mut segments = checkpoint.ns.ipc.values().flat_map(|ipc| &ipc.shm);
-        return match segments.any(|shm| u64::from(shm.entry.desc.id) == vma.shmid) {
+        return match sysv.contains(&vma.shmid) {
             true => Ok(()),
             false => Err(format!("shmid: no SysV segment has id {}", vma.shmid)),
         };

@@ -105,7 +105,18 @@ fn report(e: &anyhow::Error) {
     if let Some(request::Error::Usage(_)) = e.downcast_ref() {
         say(&usage::short());
     }
-    ::log::error!("{e:#}");
+    ::log::error!("{}", with_causes(e));
+}
+
+/// An error and its causes in one line, each said once: some errors tell their cause themselves.
+fn with_causes(e: &anyhow::Error) -> String {
+    let mut text = e.to_string();
+    for cause in e.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 /// What a command line comes down to.
@@ -288,5 +299,16 @@ fn greet() {
             uts.version().display(),
             uts.machine().display()
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_said_once() {
+        let e = anyhow::anyhow!("fd 7: EBADF").context("task 4: fd 7: EBADF").context("outer");
+        assert_eq!(with_causes(&e), "outer: task 4: fd 7: EBADF");
     }
 }

@@ -138,9 +138,7 @@ impl Tree<'_> {
 
         hook(hooks, Action::PostRestore, Some(self.root))?;
         finish::seize_threads(plan)?;
-        if let Err(code) = hooks.run(Action::NetworkUnlock, Some(self.root)) {
-            log::warn!("network-unlock hook failed with {code}");
-        }
+        // Here the network is unlocked, when a tree has one of its own: refused as yet.
         let last = |task: &Task| {
             1 + task.threads[1..].iter().filter(|t| scripts::has_last_stage(plan, t)).count()
         };

@@ -23,7 +23,13 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
     run_hook(hooks, Action::PreDump, request)?;
     // Its presence is what makes a directory a complete dump.
     dir.remove_file(&Image::Inventory.file_name())?;
-    let mut stats = Stats::default();
+    // Readers of the stats expect these even when there is no shared memory.
+    let mut stats = Stats {
+        shpages_scanned: Some(0),
+        shpages_skipped_parent: Some(0),
+        shpages_written: Some(0),
+        ..Stats::default()
+    };
     let begun = Instant::now();
     let limits = Limits { deadline: deadline(request), stop: &|| stop.requested() };
     let mut frozen = parasite::freeze(request.pid, &limits)?;

@@ -73,7 +73,7 @@ const MAP_DROPPABLE: u32 = 8;
 /// Whether a child can have this memory from its parent.
 pub(crate) fn can_be_shared(vma: &VmaEntry) -> bool {
     let special = libc::MAP_HUGETLB | libc::MAP_GROWSDOWN;
-    kind(vma) == Ok(Kind::Map)
+    matches!(kind(vma), Ok(Kind::Map | Kind::File))
         && vma.flags & 0xf == libc::MAP_PRIVATE as u32
         && vma.flags & special as u32 == 0
 }
@@ -225,8 +225,8 @@ pub(crate) fn open_mode(vma: &VmaEntry) -> u32 {
 }
 
 /// Files which the VMAs map: (file id, access mode).
-pub(crate) fn mapped_files(mm: &MmEntry) -> Vec<(u32, u32)> {
-    let file = |v: &&VmaEntry| kind(v) == Ok(Kind::File);
+pub(crate) fn mapped_files(mm: &MmEntry, space: &Space) -> Vec<(u32, u32)> {
+    let file = |v: &&VmaEntry| kind(v) == Ok(Kind::File) && premapped(space, v).is_none();
     let mut all: Vec<_> =
         mm.vmas.iter().filter(file).map(|v| (v.shmid as u32, open_mode(v))).collect();
     all.sort_unstable();

@@ -25,20 +25,27 @@ impl Piece {
     }
 
     /// As [`Piece::map`], accounted as ordinary memory unless `noreserve`: for memory that stays.
-    pub fn map_like(addr: u64, len: usize, noreserve: bool) -> Result<Self> {
+    /// With a file, a private mapping of it from an offset on.
+    pub fn map_like(
+        addr: u64,
+        len: usize,
+        noreserve: bool,
+        file: Option<(BorrowedFd<'_>, u64)>,
+    ) -> Result<Self> {
         let flags = libc::MAP_PRIVATE
-            | libc::MAP_ANONYMOUS
             | libc::MAP_FIXED_NOREPLACE
-            | if noreserve { libc::MAP_NORESERVE } else { 0 };
-        let ptr = map(addr, len, libc::PROT_READ | libc::PROT_WRITE, flags, -1)?;
+            | if noreserve { libc::MAP_NORESERVE } else { 0 }
+            | if file.is_some() { 0 } else { libc::MAP_ANONYMOUS };
+        let (fd, offset) = file.map_or((-1, 0), |(fd, offset)| (fd.as_raw_fd(), offset));
+        let ptr = map_from(addr, len, libc::PROT_READ | libc::PROT_WRITE, flags, fd, offset)?;
         Ok(Self { ptr: ptr.cast(), len })
     }
 
-    /// Makes pages zero again (`MADV_DONTNEED`); offset and length in whole pages.
+    /// Makes pages zero again, or those of the file (`MADV_DONTNEED`); offset and length in whole pages.
     pub fn drop_pages(&mut self, offset: usize, len: usize) -> Result<()> {
         let part = &mut self.bytes()[offset..offset + len];
-        // SAFETY: within our own private anonymous mapping, borrowed mutably: nobody else looks
-        // at these bytes, which read as zero afterwards.
+        // SAFETY: within our own private mapping, borrowed mutably: nobody else looks at these
+        // bytes, which read as zero or as the file afterwards.
         let ret = unsafe { libc::madvise(part.as_mut_ptr().cast(), len, libc::MADV_DONTNEED) };
         check(ret.into(), || format!("madvise({offset:#x}, {len}, MADV_DONTNEED)")).map(|_| ())
     }
@@ -73,10 +80,21 @@ pub fn map_shared_at(addr: u64, len: usize, fd: BorrowedFd<'_>) -> Result<()> {
 }
 
 fn map(addr: u64, len: usize, prot: i32, flags: i32, fd: i32) -> Result<*mut libc::c_void> {
+    map_from(addr, len, prot, flags, fd, 0)
+}
+
+fn map_from(
+    addr: u64,
+    len: usize,
+    prot: i32,
+    flags: i32,
+    fd: i32,
+    offset: u64,
+) -> Result<*mut libc::c_void> {
     // SAFETY: MAP_FIXED_NOREPLACE (in `flags` of all callers) never takes the place of memory
     // that exists; kernels without it treat the address as a hint, which is looked at below.
-    let ptr = unsafe { libc::mmap(addr as *mut libc::c_void, len, prot, flags, fd, 0) };
-    let call = || format!("mmap({addr:#x}, {len}, {prot}, {flags:#x}, {fd}, 0)");
+    let ptr = unsafe { libc::mmap(addr as *mut libc::c_void, len, prot, flags, fd, offset as i64) };
+    let call = || format!("mmap({addr:#x}, {len}, {prot}, {flags:#x}, {fd}, {offset:#x})");
     if ptr == libc::MAP_FAILED {
         return Err(Error::last(call()));
     }

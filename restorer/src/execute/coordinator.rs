@@ -140,7 +140,7 @@ impl Tree<'_> {
         finish::seize_threads(plan)?;
         // Here the network is unlocked, when a tree has one of its own: refused as yet.
         let last = |task: &Task| {
-            1 + task.threads[1..].iter().filter(|t| scripts::has_last_stage(plan, t)).count()
+            1 + task.threads[1..].iter().filter(|t| scripts::has_last_stage(plan, task, t)).count()
         };
         let count = plan.live().map(|(_, task, _)| last(task)).sum();
         self.stage(&board, Stage::RestoreCreds, count)?;

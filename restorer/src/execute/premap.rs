@@ -1,9 +1,11 @@
 //! Fills memory that children share; see [`crate::plan::cow`].
 
 use crate::Error;
+use crate::files::Files;
 use crate::plan::cow::Premap;
 use images::checkpoint::Live;
 use std::collections::BTreeMap;
+use std::os::fd::AsFd;
 use sys::arena::Piece;
 
 const PAGE: usize = 4096;
@@ -21,14 +23,24 @@ pub(crate) struct Counts {
 }
 
 /// Brings all pieces of a task to its contents: fills new ones, corrects inherited ones.
-pub(crate) fn fill(premaps: &[Premap], live: &Live, pieces: &mut Pieces) -> Result<Counts, Error> {
+pub(crate) fn fill(
+    premaps: &[Premap],
+    live: &Live,
+    files: &mut Files<'_>,
+    pieces: &mut Pieces,
+) -> Result<Counts, Error> {
     let mut counts = Counts::default();
     let mut buf = vec![0; BATCH];
     for p in premaps {
         let inherited = pieces.contains_key(&p.at);
         if !inherited {
             let len = (p.end - p.start) as usize;
-            pieces.insert(p.at, Piece::map_like(p.at, len, p.noreserve)?);
+            let file = match p.file {
+                Some((id, mode, offset)) => Some((files.open_mapped(id, mode)?, offset)),
+                None => None,
+            };
+            let file = file.as_ref().map(|(fd, offset)| (fd.as_fd(), *offset));
+            pieces.insert(p.at, Piece::map_like(p.at, len, p.noreserve, file)?);
         }
         let Some(piece) = pieces.get_mut(&p.at) else { continue };
         let mut done = p.start;

@@ -22,9 +22,9 @@ pub(crate) struct Late {
 }
 
 /// Whether a thread has something to do once it is traced.
-pub(crate) fn has_last_stage(plan: &Plan<'_>, thread: &Thread) -> bool {
+pub(crate) fn has_last_stage(plan: &Plan<'_>, task: &Task, thread: &Thread) -> bool {
     let core = thread.thread_core();
-    seccomp::used(core)
+    seccomp::used(core) && !plan.common_seccomp.contains(&task.pid)
         || core.pdeath_sig.unwrap_or(0) != 0
         || core.creds.as_ref().is_some_and(|c| Creds::of(c, &plan.facts) != plan.facts.creds)
 }
@@ -83,9 +83,9 @@ fn threads(
             amber::thread(amber, &mut script, data)?;
         }
         core::sched(state, &plan.facts, &mut script, data)?;
-        if has_last_stage(plan, thread) {
+        if has_last_stage(plan, task, thread) {
             script.stage(Stage::RestoreCreds);
-            last_stage(plan, thread, &mut script, data)?;
+            last_stage(plan, task, thread, &mut script, data)?;
         }
         script.park();
         let steps = script.place(data)?;
@@ -103,12 +103,16 @@ fn threads(
 /// Seccomp and credentials of one thread.
 fn last_stage(
     plan: &Plan<'_>,
+    task: &Task,
     thread: &Thread,
     script: &mut Script,
     data: &mut Data<'_>,
 ) -> Result<(), Error> {
     let state = thread.thread_core();
-    seccomp::steps(plan.cp, state, script, data)?;
+    let common = plan.common_seccomp.contains(&task.pid);
+    if !common || thread.tid == task.pid {
+        seccomp::steps(plan.cp, state, common, script, data)?;
+    }
     if let Some(entry) = &state.creds {
         let to = Creds::of(entry, &plan.facts);
         creds::steps(&plan.facts.creds, &to, script, data)?;
@@ -208,7 +212,7 @@ fn leader_last(
     if let Some(t) = &tc.timers {
         timers::arm(t, script, data)?;
     }
-    last_stage(plan, task.leader(), script, data)?;
+    last_stage(plan, task, task.leader(), script, data)?;
     if let Some(amber) = plan.amber.get(&task.pid) {
         amber::seals(amber, script);
     }

@@ -7,7 +7,7 @@ use crate::execute::scripts::{self, Late};
 use crate::execute::stage::{Board, COMPARED, KEPT};
 use crate::execute::{cgroup, enter_blob, fork};
 use crate::files::Files;
-use crate::mm::{self, Fds};
+use crate::mm::{self, Fds, Space};
 use crate::plan::Plan;
 use crate::plan::tree::{Process, Role};
 use images::checkpoint::{Live, Task};
@@ -199,12 +199,12 @@ fn live(cx: &mut Context<'_>, process: &Process, task: &Task) -> Result<Infallib
     let (Some(live), Some(space)) = (&task.live, cx.plan.spaces.get(&task.pid)) else {
         return Err(Error::NoHole);
     };
-    let counts = premap::fill(&space.premaps, live, &mut cx.premaps)?;
+    let counts = premap::fill(&space.premaps, live, &mut cx.files, &mut cx.premaps)?;
     cx.board.count(COMPARED, counts.compared);
     cx.board.count(KEPT, counts.kept);
     family(cx, process)?;
     let vpid = task.pid.cast_signed();
-    let (fds, kept) = open(cx, vpid, live)?;
+    let (fds, kept) = open(cx, vpid, live, space)?;
     cx.board.report();
     cx.board.wait(Stage::Restore);
     // The coordinator traces us now, and its death kills us; parents may go.
@@ -224,7 +224,12 @@ fn live(cx: &mut Context<'_>, process: &Process, task: &Task) -> Result<Infallib
 }
 
 /// Opens what the memory of a task is made of, all at numbers which the task itself does not use.
-fn open(cx: &mut Context<'_>, vpid: i32, live: &Live) -> Result<(Fds, Vec<OwnedFd>), Error> {
+fn open(
+    cx: &mut Context<'_>,
+    vpid: i32,
+    live: &Live,
+    space: &Space,
+) -> Result<(Fds, Vec<OwnedFd>), Error> {
     let least = cx.plan.files.service_fd();
     let mut kept = Vec::new();
     let mut keep = |fd: OwnedFd| -> RawFd {
@@ -235,7 +240,7 @@ fn open(cx: &mut Context<'_>, vpid: i32, live: &Live) -> Result<(Fds, Vec<OwnedF
     let mut fds = Fds::default();
     // The first: `live` maps it.
     keep(sys::fd::dup_above(cx.board.page().fd(), least)?);
-    for key in mm::mapped_files(&live.mm) {
+    for key in mm::mapped_files(&live.mm, space) {
         fds.files.insert(key, keep(cx.files.open_mapped(key.0, key.1)?));
     }
     for shmid in mm::mapped_segments(&live.mm) {

@@ -22,10 +22,12 @@ pub(crate) struct Premap {
     pub(crate) at: u64,
     /// `MAP_NORESERVE`.
     pub(crate) noreserve: bool,
+    /// What is mapped, if it is a file: its id, the access mode, the offset.
+    pub(crate) file: Option<(u32, u32, u64)>,
 }
 
-/// Start, end and flags of a VMA: memory of equal keys may be shared.
-type Key = (u64, u64, u32);
+/// Start, end, flags and file of a VMA: memory of equal keys may be shared.
+type Key = (u64, u64, u32, Option<(u32, u32, u64)>);
 
 /// What each task fills early, by virtual pid; addresses relative to the first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,7 +41,9 @@ pub(crate) struct Sharing {
 const GAP: u64 = 4096;
 
 fn key(vma: &VmaEntry) -> Key {
-    (vma.start, vma.end, vma.flags)
+    let file = (vma.shmid as u32, mm::open_mode(vma), vma.pgoff);
+    let is_file = mm::kind(vma) == Ok(mm::Kind::File);
+    (vma.start, vma.end, vma.flags, is_file.then_some(file))
 }
 
 fn keys(live: &Live) -> BTreeSet<Key> {
@@ -86,6 +90,7 @@ impl Sharing {
             end: k.1,
             at: places[k],
             noreserve: k.2 & libc::MAP_NORESERVE as u32 != 0,
+            file: k.3,
         };
         let of = early.iter().map(|(pid, keys)| (*pid, keys.iter().map(premap).collect()));
         Self { of: of.collect(), len }
@@ -107,8 +112,8 @@ mod tests {
 
     #[test]
     fn equal_keys_of_all_tasks_have_one_place() {
-        let one = (0x1000, 0x3000, 0x22);
-        let two = (0x9000, 0xa000, 0x4022);
+        let one = (0x1000, 0x3000, 0x22, None);
+        let two = (0x9000, 0xa000, 0x4022, Some((7, 0, 0)));
         let early = BTreeMap::from([(1, BTreeSet::from([one, two])), (2, BTreeSet::from([two]))]);
         let sharing = Sharing::place(&early);
         let parent = &sharing.of[&1];

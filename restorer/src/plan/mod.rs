@@ -19,7 +19,7 @@ use crate::{Error, Request};
 use cow::{Premap, Sharing};
 use images::checkpoint::{Checkpoint, Live, Task};
 use images::proto::{AmberTaskEntry, AmberThreadEntry};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tree::{Role, Tree};
 
 /// A decided restore.
@@ -37,6 +37,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) segments: BTreeMap<u64, u64>,
     /// Helper threads for filling memory.
     pub(crate) helpers: u64,
+    /// Tasks all threads of which have the same seccomp filters, by virtual pid.
+    pub(crate) common_seccomp: BTreeSet<u32>,
     /// Some thread has seccomp filters.
     pub(crate) seccomp: bool,
 }
@@ -69,7 +71,10 @@ impl<'a> Plan<'a> {
         let spaces = spaces(cp, &tree, &facts, present)?;
         let threads = || cp.tasks.iter().filter(|t| t.live.is_some()).flat_map(|t| &t.threads);
         let seccomp = threads().any(|t| crate::task::seccomp::used(t.thread_core()));
+        let live_tasks = cp.tasks.iter().filter(|t| t.live.is_some());
+        let common = live_tasks.filter(|t| crate::task::seccomp::common(cp, t)).map(|t| t.pid);
         Ok(Self {
+            common_seccomp: common.collect(),
             segments: mm::segments(cp),
             helpers: cpus.saturating_sub(1) as u64,
             cp,

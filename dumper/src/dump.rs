@@ -120,6 +120,7 @@ fn ask_inside(
             continue;
         }
         stop.check()?;
+        process.start_stack = task.stat.start_stack;
         let (of_process, of_threads) =
             inside::ask(process, deadline(request)).map_err(Error::on(task.pid))?;
         task.inside = of_process;

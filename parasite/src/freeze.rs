@@ -72,6 +72,8 @@ pub struct Process {
     pub zombie: bool,
     /// Its threads, the leader first; for a zombie only the (untraced) leader.
     pub threads: Vec<Thread>,
+    /// Bottom of its main stack, 0 when not known.
+    pub start_stack: u64,
     /// It gets SIGSTOP when it is let go.
     pub leave_stopped: bool,
     children: Vec<i32>,
@@ -233,6 +235,7 @@ impl Walk {
             pidfd,
             zombie: false,
             threads: Vec::new(),
+            start_stack: 0,
             leave_stopped: false,
             children: Vec::new(),
         };

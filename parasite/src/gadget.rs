@@ -1,33 +1,39 @@
 //! A `syscall` instruction that is in the task already.
 
+use crate::shelter::pops_before_ret;
 use crate::{Error, Result, proc};
-use std::sync::atomic::{AtomicU64, Ordering};
 use sys::vm;
 
 const SYSCALL: [u8; 2] = [0x0f, 0x05];
 const AT_SYSINFO_EHDR: u64 = 33;
 
-/// Where the instruction was in the last vdso looked at: the same in all tasks of a kernel,
-/// and checked before each use.
-static OFFSET: AtomicU64 = AtomicU64::new(0);
+/// What was found in a process.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Gadgets {
+    /// A `syscall` instruction.
+    pub(crate) plain: u64,
+    /// One that is followed by `ret`, and how many words are popped before that.
+    pub(crate) returning: Option<(u64, u64)>,
+}
 
-/// Address of a `syscall` instruction in process `pid`.
-pub(crate) fn find(pid: i32) -> Result<u64> {
+/// Finds them in process `pid`.
+pub(crate) fn find(pid: i32) -> Result<Gadgets> {
     if let Some(vdso) = vdso(pid)? {
-        let guess = vdso + OFFSET.load(Ordering::Relaxed);
-        let mut two = [0; 2];
-        if guess > vdso && vm::read_exact(pid, guess, &mut two).is_ok() && two == SYSCALL {
-            return Ok(guess);
-        }
-        let mut text = vec![0; 8192];
+        let mut text = [0; 8192];
         let n = vm::read_spans(pid, &[vm::Span { addr: vdso, len: 8192 }], &mut text)
             .unwrap_or_default();
-        if let Some(at) = position(&text[..n]) {
-            OFFSET.store(at, Ordering::Relaxed);
-            return Ok(vdso + at);
+        let text = &text[..n];
+        if let Some(at) = position(text) {
+            return Ok(Gadgets { plain: vdso + at, returning: returning(text, vdso) });
         }
     }
-    search(pid)?.ok_or(Error::NoGadget { pid })
+    let plain = search(pid)?.ok_or(Error::NoGadget { pid })?;
+    Ok(Gadgets { plain, returning: None })
+}
+
+fn returning(text: &[u8], vdso: u64) -> Option<(u64, u64)> {
+    let all = text.windows(2).enumerate().filter(|(_, w)| **w == SYSCALL);
+    all.filter_map(|(at, _)| Some((vdso + at as u64, pops_before_ret(&text[at + 2..])?))).next()
 }
 
 fn position(text: &[u8]) -> Option<u64> {
@@ -48,10 +54,8 @@ fn vdso(pid: i32) -> Result<Option<u64>> {
 
 /// Without a vdso (or with an unmapped one): looks through all executable mappings.
 fn search(pid: i32) -> Result<Option<u64>> {
-    let maps = proc::read(format!("/proc/{pid}/maps"))?;
     let mut text = vec![0; 1 << 20];
-    for line in maps.split(|&b| b == b'\n') {
-        let Some((mut at, end)) = executable(line) else { continue };
+    for (mut at, end) in executable_ranges(pid)? {
         while at < end {
             let len = (end - at).min(text.len() as u64);
             let Ok(n) = vm::read_spans(pid, &[vm::Span { addr: at, len }], &mut text) else {
@@ -68,6 +72,12 @@ fn search(pid: i32) -> Result<Option<u64>> {
         }
     }
     Ok(None)
+}
+
+/// All mapped code of a process.
+pub(crate) fn executable_ranges(pid: i32) -> Result<Vec<(u64, u64)>> {
+    let maps = proc::read(format!("/proc/{pid}/maps"))?;
+    Ok(maps.split(|&b| b == b'\n').filter_map(executable).collect())
 }
 
 /// Range of a line of `maps` if it can be executed. The vsyscall page cannot be read or jumped

@@ -8,9 +8,11 @@
 //! ```
 //!
 //! A slot is complete before the thread is pointed at the code, and from then on the thread
-//! finds home alone if the tracer dies. Only the calls that make and remove the arena are
-//! made with foreign registers and no way back, a few microseconds each.
+//! finds home alone if the tracer dies. The calls that make and remove the arena have a way home
+//! of their own (see [`crate::shelter`]).
 
+use crate::remote::Place;
+use crate::shelter::Shelter;
 use crate::tracee::{Stop, Thread, next_stop};
 use crate::{Answers, BLOB, Error, Limits, Process, Result, Script, gadget, remote, sigframe};
 use parasite_abi::dump::Run;
@@ -34,7 +36,8 @@ const SYS_RT_SIGRETURN: u64 = 15;
 pub struct Infected<'a> {
     process: &'a mut Process,
     limits: Limits<'static>,
-    gadget: u64,
+    place: Place,
+    shelter: Option<Shelter>,
     arena: u64,
     len: usize,
     knock: Option<i32>,
@@ -109,16 +112,25 @@ impl<'a> Infected<'a> {
         }
         let slots = process.threads.len().min(BATCH);
         let len = (code_len() + slot * slots).next_multiple_of(PAGE);
-        let gadget = gadget::find(process.pid)?;
+        let gadgets = gadget::find(process.pid)?;
+        let start_stack = process.start_stack;
+        let shelter = match gadgets.returning {
+            Some(gadget) => Shelter::build(&mut process.threads[0], start_stack, gadget)?,
+            None => None,
+        };
+        let place = match &shelter {
+            Some(s) => Place { rip: s.gadget, rsp: Some(s.rsp) },
+            None => Place { rip: gadgets.plain, rsp: None },
+        };
         let knock = knock(process);
-        let mut new = Self { process, limits, gadget, arena: 0, len, knock };
+        let mut new = Self { process, limits, place, shelter, arena: 0, len, knock };
         new.map()?;
         Ok(new)
     }
 
     fn remote(&mut self, what: &'static str, nr: i64, args: [u64; 6]) -> Result<u64> {
         let leader = &mut self.process.threads[0];
-        let ret = remote::call(leader, self.gadget, nr, args, &self.limits)?;
+        let ret = remote::call(leader, self.place, nr, args, &self.limits)?;
         if (-4095..0).contains(&ret) {
             let source = std::io::Error::from_raw_os_error(-ret as i32);
             return Err(Error::Remote { tid: leader.tid, what, source });
@@ -278,11 +290,13 @@ impl<'a> Infected<'a> {
         for thread in &mut self.process.threads {
             thread.put_back()?;
         }
+        let mut unmapped = Ok(());
         if self.arena != 0 {
             let args = [std::mem::take(&mut self.arena), self.len as u64, 0, 0, 0, 0];
-            self.remote("munmap", libc::SYS_munmap, args)?;
+            unmapped = self.remote("munmap", libc::SYS_munmap, args).map(drop);
         }
-        Ok(())
+        let taken_down = self.shelter.take().map_or(Ok(()), |s| s.remove(self.process.pid));
+        unmapped.and(taken_down)
     }
 
     /// Takes our code out again. As dropping does, but tells when it did not work.
@@ -325,8 +339,8 @@ fn start(
     };
     thread.dirty = true;
     thread.visited = true;
-    ptrace::set_sigmask(thread.tid, knock.map_or(u64::MAX, |s| !(1 << (s - 1))))?;
     ptrace::set_regs(thread.tid, &regs)?;
+    ptrace::set_sigmask(thread.tid, knock.map_or(u64::MAX, |s| !(1 << (s - 1))))?;
     match knock {
         Some(_) => ptrace::cont(thread.tid, 0)?,
         None => ptrace::syscall(thread.tid, 0)?,

@@ -16,6 +16,7 @@ mod infect;
 pub mod proc;
 mod remote;
 mod script;
+mod shelter;
 mod sigframe;
 mod tracee;
 

@@ -10,12 +10,21 @@ pub(crate) const NO_CALL: u64 = u64::MAX;
 /// Without single-step, direction and alignment-check flags.
 pub(crate) const PLAIN_FLAGS: u64 = 0x202;
 
+/// Where a call is made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    /// Address of a `syscall` instruction.
+    pub(crate) rip: u64,
+    /// Stack pointer; the thread's own when not given.
+    pub(crate) rsp: Option<u64>,
+}
+
 /// Makes the call in `thread`, whose signals are blocked meanwhile, and gives it its registers
-/// and mask back at once: this is the only time when the death of the tracer would leave the
-/// thread at a foreign address.
+/// and mask back at once: without a [`Shelter`](crate::shelter::Shelter) this is the only time
+/// when the death of the tracer would leave the thread at a foreign address.
 pub(crate) fn call(
     thread: &mut Thread,
-    gadget: u64,
+    place: Place,
     nr: i64,
     args: [u64; 6],
     limits: &Limits<'_>,
@@ -24,7 +33,6 @@ pub(crate) fn call(
     let own = thread.saved()?.regs;
     thread.dirty = true;
     thread.visited = true;
-    ptrace::set_sigmask(tid, u64::MAX)?;
     let regs = Regs {
         rax: nr as u64,
         rdi: args[0],
@@ -33,12 +41,16 @@ pub(crate) fn call(
         r10: args[3],
         r8: args[4],
         r9: args[5],
-        rip: gadget,
+        rip: place.rip,
+        rsp: place.rsp.unwrap_or(own.rsp),
         orig_rax: NO_CALL,
         eflags: PLAIN_FLAGS,
         ..own
     };
+    // In this order: a tracer that dies in between leaves a thread that finds home (if it is
+    // sheltered), and not one with a foreign mask.
     ptrace::set_regs(tid, &regs)?;
+    ptrace::set_sigmask(tid, u64::MAX)?;
     let done =
         run(thread, limits).inspect_err(|_| catch(thread)).and_then(|()| Ok(ptrace::regs(tid)?));
     thread.put_back()?;

@@ -53,6 +53,7 @@ fn check_visit(pid: i32) {
         let bad = script.call(libc::SYS_close, &[Arg::Value(9999)]);
         let expected = i64::from(p.pid);
         let comm = p.status().comm();
+        p.start_stack = parasite::proc::Stat::read(p.pid).unwrap().start_stack;
         let mut infected = Infected::new(p, &[&script], limits().deadline).unwrap();
         for _ in 0..3 {
             let answers = infected.run(&script).unwrap();

@@ -6,6 +6,7 @@ mod support;
 
 use support::Subject;
 
+mod again;
 mod eventfd;
 mod eventpoll;
 mod fdinfo;
@@ -21,3 +22,4 @@ mod task;
 mod timerfd;
 mod tty;
 mod unix_sk;
+mod verbs;

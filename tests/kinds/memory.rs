@@ -40,3 +40,8 @@ fn huge_pages_stay() {
 fn a_hundred_megabytes_come_back() {
     Subject::new("bulk").check();
 }
+
+#[test]
+fn guard_regions_inside_areas_stay() {
+    Subject::new("guard").check();
+}

@@ -28,6 +28,7 @@ pub struct Subject {
     no_stock_restore: Option<&'static str>,
     prepare: Option<&'static str>,
     refused: Option<&'static str>,
+    rounds: usize,
 }
 
 impl Subject {
@@ -42,6 +43,7 @@ impl Subject {
             no_stock_restore: None,
             prepare: None,
             refused: None,
+            rounds: 1,
         }
     }
 
@@ -60,6 +62,12 @@ impl Subject {
     /// Options of `restore`.
     pub fn restore_args(mut self, args: &[&'static str]) -> Self {
         self.restore_args.extend(args);
+        self
+    }
+
+    /// Dumps and restores so many times: what was restored must be whole enough for it.
+    pub fn rounds(mut self, rounds: usize) -> Self {
+        self.rounds = rounds;
         self
     }
 
@@ -196,15 +204,18 @@ impl Subject {
             Started::Skipped(why) => return Ok(Outcome::Skipped(why)),
         };
 
-        let images = sandbox.path("images");
-        std::fs::create_dir(&images).expect("images directory");
-        dump(sandbox, &direction.dump, &pid, &images, &self.dump_args)?;
-        sandbox.empty().map_err(|left| format!("after the dump: {left}"))?;
-        let lines = sandbox.said();
-        if lines.len() != 1 {
-            return Err(format!("the subject noticed the dump: {lines:?}"));
+        let mut images = sandbox.path("images");
+        for round in 0..self.rounds {
+            images = sandbox.path(&format!("images{round}"));
+            std::fs::create_dir(&images).expect("images directory");
+            dump(sandbox, &direction.dump, &pid, &images, &self.dump_args)?;
+            sandbox.empty().map_err(|left| format!("after dump {round}: {left}"))?;
+            let lines = sandbox.said();
+            if lines.len() != 1 {
+                return Err(format!("the subject noticed dump {round}: {lines:?}"));
+            }
+            restore(sandbox, &direction.restore, &images, &self.restore_args)?;
         }
-        restore(sandbox, &direction.restore, &images, &self.restore_args)?;
         sandbox.go();
         let logs = || tail(&images.join("dump.log"), 15) + &tail(&images.join("restore.log"), 15);
         let heard = sandbox

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What becomes of the tree after a dump and after a restore.
+use crate::Subject;
+use crate::support::{Criu, LIMIT, Sandbox, directions, dump, restore, subject, tail};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+struct Run {
+    sandbox: Sandbox,
+    pid: String,
+    images: PathBuf,
+}
+
+impl Run {
+    fn of(name: &str) -> Self {
+        let sandbox = Sandbox::new(name);
+        let dir = sandbox.dir().to_str().expect("utf-8").to_owned();
+        sandbox.start(&subject(name), &[&dir]);
+        let heard = sandbox.hear(&["ready", "bad"], LIMIT).expect("ready");
+        let pid = heard.strip_prefix("ready ").expect("ready").to_owned();
+        let images = sandbox.path("images");
+        fs::create_dir(&images).expect("images");
+        Self { sandbox, pid, images }
+    }
+
+    fn dump(&self, more: &[&str]) {
+        dump(&self.sandbox, &Criu::ours(), &self.pid, &self.images, more).expect("dump");
+    }
+
+    fn restore(&self, more: &[&str]) {
+        restore(&self.sandbox, &Criu::ours(), &self.images, more).expect("restore");
+    }
+
+    fn finish(&self) {
+        self.sandbox.go();
+        let heard = self.sandbox.hear(&["ok", "bad"], LIMIT);
+        assert_eq!(heard.as_deref(), Some("ok"), "{:?}", self.sandbox.said());
+        self.sandbox.empty().expect("all ended");
+    }
+
+    /// The states of all tasks, as letters of /proc/PID/stat.
+    fn states(&self) -> String {
+        let pids = self.sandbox.pids().into_iter();
+        let state = |pid| {
+            let stat =
+                fs::read_to_string(self.sandbox.inside(&format!("/proc/{pid}/stat"))).ok()?;
+            stat.rsplit_once(") ")?.1.chars().next()
+        };
+        pids.filter_map(state).collect()
+    }
+}
+
+#[test]
+fn a_tree_left_running_runs_on() {
+    let run = Run::of("pipe");
+    run.dump(&["--leave-running"]);
+    run.finish();
+}
+
+#[test]
+fn a_tree_left_running_can_be_restored_when_it_is_gone() {
+    let run = Run::of("pipe");
+    run.dump(&["--leave-running"]);
+    let kill_all = format!("kill -9 $(cat /proc/{0}/task/{0}/children) {0}", run.pid);
+    run.sandbox.shell(&kill_all);
+    run.sandbox.empty().expect("killed");
+    run.restore(&[]);
+    run.finish();
+}
+
+#[test]
+fn a_tree_left_stopped_stands_until_told() {
+    let run = Run::of("pipe");
+    run.dump(&["--leave-stopped"]);
+    assert_eq!(run.states(), "TT");
+    run.sandbox.shell(&format!("kill -CONT {0} $(cat /proc/{0}/task/{0}/children)", run.pid));
+    run.finish();
+}
+
+#[test]
+fn a_tree_restored_stopped_stands_until_told() {
+    let run = Run::of("pipe");
+    run.dump(&[]);
+    run.restore(&["--leave-stopped"]);
+    assert_eq!(run.states(), "TT");
+    run.sandbox.shell(&format!("kill -CONT {0} $(cat /proc/{0}/task/{0}/children)", run.pid));
+    run.finish();
+}
+
+#[test]
+fn a_restore_writes_its_pid_file() {
+    let run = Run::of("pipe");
+    run.dump(&[]);
+    let file = run.sandbox.path("root.pid");
+    run.restore(&["--pidfile", file.to_str().expect("utf-8")]);
+    assert_eq!(fs::read_to_string(file).expect("pid file").trim(), run.pid);
+    run.finish();
+}
+
+#[test]
+fn a_restore_in_the_foreground_ends_with_its_tree() {
+    let run = Run::of("pipe");
+    run.dump(&[]);
+    fs::write(run.sandbox.path("foreground"), "").expect("mark");
+    let images = run.images.to_str().expect("utf-8");
+    let mut command = run.sandbox.command(&Criu::ours().path, "restore.out");
+    let mut child = command
+        .args(["restore", "-v4", "-o", "restore.log", "-D", images])
+        .spawn()
+        .expect("nsenter");
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    let early = child.try_wait().expect("wait");
+    assert!(early.is_none(), "{early:?} {}", tail(&run.images.join("restore.log"), 20));
+    run.sandbox.go();
+    let ended = run.sandbox.wait(child, LIMIT);
+    assert!(ended.success(), "{ended:?}");
+    assert_eq!(run.sandbox.hear(&["ok", "bad"], LIMIT).as_deref(), Some("ok"));
+    run.sandbox.empty().expect("all ended");
+}
+
+/// Terminal and session leader stay outside of the tree and are the same at the restore.
+#[test]
+fn a_job_of_a_shell_comes_back_to_its_terminal() {
+    let stock = Criu::stock();
+    for (by, to) in directions(&Criu::ours(), stock.as_ref()) {
+        let sandbox = Sandbox::new("job");
+        let script = format!(
+            r#"cd {dir}; {job} {dir} </dev/tty >/dev/tty 2>&1 & pid=$!; disown
+            while ! grep -q . state 2>/dev/null; do sleep 0.05; done
+            mkdir images
+            {by} dump -v4 -o dump.log -D images -t $pid --shell-job && ! kill -0 $pid 2>/dev/null &&
+                {to} restore -v4 -o restore.log -D images -d --shell-job && kill -0 $pid || echo failed >>state
+            touch go
+            for i in $(seq 100); do grep -q "ok\|bad\|failed" state && break; sleep 0.1; done"#,
+            dir = sandbox.dir().display(),
+            job = subject("job").display(),
+            by = by.path.display(),
+            to = to.path.display(),
+        );
+        fs::write(sandbox.path("shell.sh"), script).expect("script");
+        let path = sandbox.path("shell.sh");
+        let line = format!("bash {}", path.display());
+        let ended = sandbox.run(Path::new("script"), &["-qec", &line, "typescript"], "script.out");
+        let logs = || {
+            let log = |name: &str| tail(&sandbox.path(&format!("images/{name}.log")), 12);
+            log("dump") + &log("restore") + &tail(&sandbox.path("script.out"), 8)
+        };
+        let said = sandbox.said();
+        let last = said.last().map(String::as_str);
+        assert_eq!(last, Some("ok"), "{} -> {}: {ended:?} {said:?}\n{}", by.name, to.name, logs());
+    }
+}
+
+#[test]
+fn a_dump_without_shell_job_refuses_the_foreign_terminal() {
+    let sandbox = Sandbox::new("job");
+    let script = format!(
+        r#"cd {dir}; {job} {dir} </dev/tty >/dev/tty 2>&1 & pid=$!; disown
+        while ! grep -q . state 2>/dev/null; do sleep 0.05; done
+        mkdir images; {criu} dump -v4 -o dump.log -D images -t $pid && echo dumped >>state
+        touch go; for i in $(seq 100); do grep -q "ok\|bad\|dumped" state && break; sleep 0.1; done"#,
+        dir = sandbox.dir().display(),
+        job = subject("job").display(),
+        criu = Criu::ours().path.display(),
+    );
+    fs::write(sandbox.path("shell.sh"), script).expect("script");
+    let line = format!("bash {}", sandbox.path("shell.sh").display());
+    sandbox.run(Path::new("script"), &["-qec", &line, "typescript"], "script.out");
+    let said = sandbox.said();
+    let log = fs::read_to_string(sandbox.path("images/dump.log")).unwrap_or_default();
+    assert_eq!(said.last().map(String::as_str), Some("ok"), "{said:?} {log}");
+    let told = log.lines().any(|l| l.contains("Error") && l.contains("shell-job"));
+    assert!(told || Criu::ours_is_stock(), "no error tells of --shell-job: {log}");
+}
+
+#[test]
+fn deleted_files_over_the_ghost_limit_are_refused() {
+    Subject::new("ghost")
+        .dump_args(&["--ghost-limit", "64"])
+        .refused("--ghost-limit")
+        .stock_cannot_dump("too big")
+        .check();
+}

@@ -209,7 +209,8 @@ fn write_tasks(dir: &Dir, tree: &Tree, contents: Contents, cores: AllCores) -> R
         pstree.write(&pstree_entry(task))?;
         let vpid = task.vpid as u32;
         if !task.is_zombie() {
-            let (fs, mm) = alive.next().ok_or(Error::NotYet("task without memory".into()))?;
+            let (fs, mm) =
+                alive.next().ok_or_else(|| Error::NotYet("task without memory".into()))?;
             dir.write_one(Image::Ids(vpid), &ns::ids(Some((ids::id(task, i), task.files_id))))?;
             dir.write_one(Image::Fs(vpid), fs)?;
             dir.write_one(Image::Mm(vpid), &mm.entry)?;

@@ -56,13 +56,10 @@ fn slot_len(thread: &mut Thread, script: &Script) -> Result<usize> {
 /// What cannot run our code, or would not survive it.
 fn refuse(thread: &mut Thread) -> Result<()> {
     let tid = thread.tid;
-    match ptrace::syscall_user_dispatch(tid) {
-        Ok(true) => {
-            let what = "syscall user dispatch is on (PR_SET_SYSCALL_USER_DISPATCH)";
-            return Err(Error::Mode { tid, what });
-        }
-        // Linux before 6.4 cannot tell.
-        Ok(false) | Err(_) => {}
+    // Linux before 6.4 cannot tell.
+    if let Ok(true) = ptrace::syscall_user_dispatch(tid) {
+        let what = "syscall user dispatch is on (PR_SET_SYSCALL_USER_DISPATCH)";
+        return Err(Error::Mode { tid, what });
     }
     if thread.status.shstk {
         return Err(Error::Mode { tid, what: "a user shadow stack" });
@@ -248,7 +245,9 @@ impl<'a> Infected<'a> {
                 None => step_to_end(thread, &limits),
             };
             let end = end.inspect_err(|_| remote::catch(thread));
-            if let Err(e) = end.and(thread.put_back()) {
+            // Put back in any case.
+            let back = thread.put_back();
+            if let Err(e) = end.and(back) {
                 failed = failed.or(Some(e));
             }
         }

@@ -104,7 +104,7 @@ impl Stat {
     pub fn read(pid: i32) -> Result<Self, Error> {
         let path = format!("/proc/{pid}/stat");
         let text = read(&path)?;
-        Self::parse(&text).ok_or(Error::Field { path: path.into(), field: "stat" })
+        Self::parse(&text).ok_or_else(|| Error::Field { path: path.into(), field: "stat" })
     }
 }
 

@@ -251,7 +251,7 @@ impl Thread {
             // The kernel cleared the pointer when it saw other code run.
             let at = saved.rseq.rseq_abi_pointer + 8;
             if let Err(e) = vm::write_all(self.tid, at, &saved.rseq_cs.to_ne_bytes()) {
-                failed = failed.or(Some(e.into()));
+                failed = failed.or_else(|| Some(e.into()));
             }
         }
         for signo in self.requeue.drain(..) {
@@ -260,7 +260,7 @@ impl Thread {
         if let Err(e) = ptrace::detach(self.tid, 0)
             && e.errno() != libc::ESRCH
         {
-            failed = failed.or(Some(e.into()));
+            failed = failed.or_else(|| Some(e.into()));
         }
         if let Some(e) = failed {
             log::warn!("task {}: letting go: {e}", self.tid);

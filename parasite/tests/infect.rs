@@ -1,5 +1,7 @@
 //! Freezing real processes and running calls in them.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use parasite::{Arg, Infected, Limits, Script, freeze};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};

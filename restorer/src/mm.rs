@@ -539,7 +539,7 @@ fn mm_map(mm: &MmEntry, exe: RawFd, script: &mut Script, data: &mut Data<'_>) ->
         mm.mm_env_start,
         mm.mm_env_end,
         auxv,
-        mm.mm_saved_auxv.len() as u64 * 8 | u64::from(exe.cast_unsigned()) << 32,
+        (mm.mm_saved_auxv.len() as u64 * 8) | (u64::from(exe.cast_unsigned()) << 32),
     ])?;
     script.call(What::MmMap, libc::SYS_prctl, [PR_SET_MM, PR_SET_MM_MAP, map, LEN, 0]);
     Ok(())

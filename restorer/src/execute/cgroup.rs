@@ -29,7 +29,7 @@ pub(crate) fn join(plan: &Plan<'_>, task: &Task) -> Result<(), Error> {
 
 /// The groups of a task which differ from those of this process.
 fn wanted<'a>(plan: &Plan<'a>, task: &Task) -> Vec<&'a CgMemberEntry> {
-    let set = task.leader().thread_core().cg_set.or(task.tc().cg_set);
+    let set = task.leader().thread_core().cg_set.or_else(|| task.tc().cg_set);
     let Some(set) = set.filter(|s| plan.cp.inventory.root_cg_set != Some(*s)) else {
         return Vec::new();
     };

@@ -62,7 +62,7 @@ pub(crate) fn write(
 }
 
 fn comm<'a>(task: &'a Task, thread: &'a Thread) -> &'a [u8] {
-    thread.thread_core().comm.as_ref().unwrap_or(&task.tc().comm)
+    thread.thread_core().comm.as_ref().unwrap_or_else(|| &task.tc().comm)
 }
 
 /// Steps of all threads but the leader; returns the address of the array of their descriptors.

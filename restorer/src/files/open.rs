@@ -429,7 +429,7 @@ impl<'a> Files<'a> {
         }
         if flags & libc::O_ASYNC as u32 != 0 {
             // Signals tell the number by which this was asked for.
-            let number = table.iter().find(|s| s.id == id).map_or(fd.as_raw_fd(), |s| s.fd);
+            let number = table.iter().find(|s| s.id == id).map_or_else(|| fd.as_raw_fd(), |s| s.fd);
             let now = sys::fd::fcntl(fd.as_fd(), libc::F_GETFL, 0)?;
             sys::fd::fcntl_number(number, libc::F_SETFL, (now | libc::O_ASYNC) as u64)?;
         }

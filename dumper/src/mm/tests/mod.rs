@@ -10,7 +10,7 @@ use tempfile::TempDir;
 /// A running `tests/subjects/memory.c`.
 pub struct Subject {
     child: Child,
-    pub dir: TempDir,
+    _dir: TempDir,
 }
 
 impl Subject {
@@ -36,7 +36,7 @@ impl Subject {
         let stdout = child.stdout.as_mut().unwrap();
         std::io::BufRead::read_line(&mut BufReader::new(stdout), &mut ready).unwrap();
         assert_eq!(ready, "ready\n", "{args:?}");
-        Self { child, dir }
+        Self { child, _dir: dir }
     }
 
     pub fn pid(&self) -> i32 {

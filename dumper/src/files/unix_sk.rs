@@ -206,7 +206,8 @@ impl FileTable {
         })
     }
 
-    /// Stands for a socket outside the tree: no descriptor refers to it, only peers do.
+    /// Stands for a socket outside the tree: no descriptor refers to it, only peers do. CRIU's
+    /// restorer wants it before them.
     fn outside(&mut self, peer: &UnixDiag) {
         let id = self.next_id();
         let mut file = entry(FdTypes::Unixsk, id);
@@ -224,7 +225,7 @@ impl FileTable {
             name: peer.name.clone(),
             ..UnixSkEntry::default()
         });
-        self.files.push(file);
+        self.files.insert(0, file);
         self.unix.inside.insert(peer.ino);
     }
 }

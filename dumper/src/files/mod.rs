@@ -243,7 +243,11 @@ impl FileTable {
         let stat = error::call(|| "fstat".into(), fstat(own))?;
         let fown = self.owner(own, info.flags)?;
         let open = Open { id, desc, pid, fd, own, link: &link, text: &text, info, stat, fown };
-        let kind = Kind::of(&open)?;
+        let mut kind = Kind::of(&open)?;
+        if matches!(kind, Kind::Fifo) && self.external.has_file(info.mnt_id, stat.st_ino) {
+            // What is in it stays in it.
+            kind = Kind::RegFile;
+        }
         self.types.insert(desc, kind.fd_type());
         match kind {
             Kind::RegFile => self.reg_file(&open),

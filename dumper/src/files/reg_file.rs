@@ -71,7 +71,8 @@ impl FileTable {
             ..RegFileEntry::default()
         };
         if self.external.has_file(path.mnt_id, path.stat.st_ino) {
-            reg.name = path.link.to_vec();
+            // As CRIU does: the key is all that a restore needs.
+            reg.name = format!("file[{:x}:{:x}]", path.mnt_id, path.stat.st_ino).into_bytes();
             reg.ext = Some(true);
             self.push_reg(reg);
             return Ok(());

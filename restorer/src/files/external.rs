@@ -33,8 +33,12 @@ fn keys(set: &FileSet, id: u32) -> Vec<String> {
             keys.push(format!("/memfd:{}", String::from_utf8_lossy(&inode.name)));
             keys.push(format!("memfd:{}", String::from_utf8_lossy(&inode.name)));
         }
-        if let Some(reg) = file.fifo.as_ref().and_then(|f| set.regs.get(&f.regf_id())) {
+        if let Some(fifo) = &file.fifo
+            && let Some(reg) = set.regs.get(&fifo.regf_id())
+        {
             keys.extend(path_keys(&reg.name));
+            // Of a FIFO the inode is known too.
+            keys.push(format!("file[{:x}:{:x}]", reg.mnt_id(), fifo.pipe_id));
         }
     } else if let Some(reg) = set.regs.get(&id) {
         keys.extend(path_keys(&reg.name));

@@ -18,6 +18,10 @@ impl Files<'_> {
         if let Some(fd) = external::take(self.set, entry.id, self.request)? {
             return Ok(fd);
         }
+        if entry.ext() {
+            let key = show(&entry.name);
+            return Err(Error::Refused(format!("is external: needs --inherit-fd fd[N]:{key}")));
+        }
         let fd = self.open_as(entry, open_flags(entry.flags))?;
         self.validate(entry, &fd)?;
         // O_PATH descriptors have no position, and a fresh one is at 0.

@@ -1,6 +1,7 @@
 //! Texts of `/proc/PID`: read once each, parsed without allocation where it counts.
 
 use std::fs;
+use std::io::Read;
 use std::path::PathBuf;
 
 /// Why a file of `/proc` did not tell what it should.
@@ -32,10 +33,22 @@ impl Error {
     }
 }
 
-/// Reads a whole file of `/proc`.
+/// Reads a whole file of `/proc`, in as few calls as there are: such files have no size to ask
+/// for, and most come in one piece.
 pub fn read(path: impl Into<PathBuf>) -> Result<Vec<u8>, Error> {
     let path = path.into();
-    fs::read(&path).map_err(|source| Error::Read { path, source })
+    let all = || -> std::io::Result<Vec<u8>> {
+        let mut file = fs::File::open(&path)?;
+        let mut piece = [0; 8192];
+        let mut text = Vec::new();
+        loop {
+            match file.read(&mut piece)? {
+                0 => return Ok(text),
+                n => text.extend_from_slice(&piece[..n]),
+            }
+        }
+    };
+    all().map_err(|source| Error::Read { path, source })
 }
 
 /// `/proc/PID/stat`, as far as a dump needs it. Numbers are those of our pid namespace.

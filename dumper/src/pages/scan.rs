@@ -186,8 +186,9 @@ pub fn pagemap(window: &[u8], start: u64) -> Vec<(u64, u64)> {
 fn zero_pfn() -> Option<u64> {
     static PFN: OnceLock<Option<u64>> = OnceLock::new();
     *PFN.get_or_init(|| {
-        // Fresh from mmap, so that reading maps the zero page: twice the same frame.
-        let fresh = vec![0u8; 1 << 20];
+        // So large that malloc gets it fresh from mmap, whatever came before: reading maps the
+        // zero page, twice the same frame.
+        let fresh = vec![0u8; 64 << 20];
         let file = File::open("/proc/self/pagemap").ok()?;
         let frame = |byte: &u8| {
             std::hint::black_box(*byte);

@@ -1,10 +1,10 @@
-//! Collects TCP listeners, closed TCP sockets and UDP sockets, of IPv4 and IPv6.
+//! Collects TCP listeners, closed TCP sockets, UDP, raw and ping sockets, of IPv4 and IPv6.
 
 use super::error::Why;
 use super::parse::InetDiag;
 use super::sk_opts::{self, get_u32, opt_u32};
 use super::{FileTable, Open, entry};
-use images::proto::{FdTypes, InetSkEntry, IpOptsEntry, SkShutdown, TcpOptsEntry};
+use images::proto::{FdTypes, InetSkEntry, IpOptsEntry, IpOptsRawEntry, SkShutdown, TcpOptsEntry};
 use std::os::fd::BorrowedFd;
 
 const CLOSE: u8 = 7;
@@ -22,9 +22,8 @@ impl FileTable {
             (libc::SOCK_DGRAM, libc::IPPROTO_UDP | libc::IPPROTO_UDPLITE) => {
                 self.datagrams(open)?
             }
-            (libc::SOCK_RAW, _) => return Err(Why::yet("raw sockets")),
-            (libc::SOCK_DGRAM, libc::IPPROTO_ICMP | libc::IPPROTO_ICMPV6) => {
-                return Err(Why::yet("ping sockets"));
+            (libc::SOCK_RAW, _) | (libc::SOCK_DGRAM, libc::IPPROTO_ICMP | libc::IPPROTO_ICMPV6) => {
+                return self.raw(open, family, kind, proto);
             }
             _ => {
                 return Err(Why::refused(format!(
@@ -72,6 +71,59 @@ impl FileTable {
         Ok(())
     }
 
+    /// Raw and ping sockets: their diag is a module of its own that few kernels have, and tells
+    /// no more than the socket itself.
+    fn raw(&mut self, open: &Open<'_>, family: u32, kind: u32, proto: u32) -> Result<(), Why> {
+        let own = open.own;
+        let v6 = family as i32 == libc::AF_INET6;
+        if sys::socket::peer_name(own).is_ok() {
+            return Err(Why::yet("connected raw and ping sockets"));
+        }
+        self.datagrams(open)?;
+        let (port, words) = address(&sys::socket::own_name(own)?, v6);
+        let raw = kind as i32 == libc::SOCK_RAW;
+        let mut opts = sk_opts::collect(own, false)?;
+        let same = (family as i32, kind as i32, proto as i32);
+        opts.amber_others = self.sk_defaults.differing(own, same);
+        let mut ip = ip_opts(own, v6);
+        if raw {
+            let level = if v6 { libc::IPPROTO_IPV6 } else { libc::IPPROTO_IP };
+            let hdrincl = if v6 { libc::IPV6_HDRINCL } else { libc::IP_HDRINCL };
+            ip.raw = Some(IpOptsRawEntry {
+                hdrincl: opt_u32(own, level, hdrincl).filter(|&v| v != 0).map(|_| true),
+                icmpv_filter: icmp_filter(own, proto as i32),
+                ..IpOptsRawEntry::default()
+            });
+        }
+        let mut file = entry(FdTypes::Inetsk, open.id);
+        file.isk = Some(InetSkEntry {
+            id: open.id,
+            ino: open.stat.st_ino as u32,
+            family,
+            r#type: kind,
+            proto,
+            state: CLOSE.into(),
+            src_port: if raw { proto } else { port.into() },
+            dst_port: 0,
+            flags: open.info.flags,
+            backlog: 0,
+            dst_addr: vec![0; words.len()],
+            src_addr: words,
+            fown: open.fown,
+            v6only: v6
+                .then(|| get_u32(own, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY).map(|v| v != 0))
+                .transpose()?,
+            ip_opts: Some(ip),
+            ifname: opts.so_bound_dev.clone().filter(|_| v6),
+            opts,
+            ns_id: None,
+            shutdown: None,
+            tcp_opts: Some(TcpOptsEntry::default()),
+        });
+        self.files.push(file);
+        Ok(())
+    }
+
     fn datagrams(&self, open: &Open<'_>) -> Result<(), Why> {
         if opt_u32(open.own, libc::IPPROTO_UDP, UDP_CORK).is_some_and(|v| v != 0) {
             return Err(Why::refused("Can't dump corked dgram socket"));
@@ -101,6 +153,31 @@ impl FileTable {
                 Err(Why::refused("Connected TCP socket, consider using --tcp-established option."))
             }
         }
+    }
+}
+
+/// Port and words of a `sockaddr_in` or `sockaddr_in6`.
+fn address(name: &[u8], v6: bool) -> (u16, Vec<u32>) {
+    let port = name.get(2..4).map_or(0, |b| u16::from_be_bytes([b[0], b[1]]));
+    let bytes = if v6 { name.get(8..24) } else { name.get(4..8) };
+    let words = bytes.unwrap_or_default().chunks_exact(4);
+    (port, words.map(|b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect())
+}
+
+/// The filter of types of a raw ICMP socket.
+fn icmp_filter(fd: BorrowedFd<'_>, proto: i32) -> Vec<u32> {
+    // ICMP_FILTER and ICMPV6_FILTER are both 1.
+    let (level, mut buf) = match proto {
+        libc::IPPROTO_ICMP => (libc::IPPROTO_RAW, vec![0u8; 4]),
+        libc::IPPROTO_ICMPV6 => (libc::IPPROTO_ICMPV6, vec![0u8; 32]),
+        _ => return Vec::new(),
+    };
+    match sys::fd::getsockopt(fd, level, 1, &mut buf) {
+        Ok(len) if buf[..len].iter().any(|&b| b != 0) => buf[..len]
+            .chunks_exact(4)
+            .map(|b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]]))
+            .collect(),
+        _ => Vec::new(),
     }
 }
 

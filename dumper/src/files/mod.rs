@@ -20,6 +20,7 @@ mod inet_sk;
 mod kind;
 mod memfd;
 mod mounts;
+mod netlink_sk;
 mod ns_file;
 pub mod parse;
 mod pidfd;
@@ -255,6 +256,7 @@ impl FileTable {
             Kind::Fifo => self.fifo(&open),
             Kind::UnixSk => self.unix_sk(&open),
             Kind::InetSk => self.inet_sk(&open),
+            Kind::NetlinkSk => self.netlink_sk(&open),
             Kind::Eventfd => self.eventfd(&open),
             Kind::Eventpoll => self.eventpoll(&open),
             Kind::Signalfd => self.signalfd(&open),

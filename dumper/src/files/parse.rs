@@ -243,6 +243,44 @@ pub struct UnixDiag {
     pub shutdown: u8,
 }
 
+/// What `sock_diag` tells about a netlink socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetlinkDiag {
+    /// Inode.
+    pub ino: u32,
+    /// `NETLINK_*`.
+    pub protocol: u8,
+    /// 0 unconnected, 1 connected.
+    pub state: u8,
+    /// Own address.
+    pub portid: u32,
+    /// Address of the other end.
+    pub dst_portid: u32,
+    /// Its group.
+    pub dst_group: u32,
+    /// Groups it is in, a bit for each.
+    pub groups: Vec<u32>,
+}
+
+/// Parses the body of a netlink answer.
+pub fn netlink_diag(b: &[u8]) -> Option<NetlinkDiag> {
+    let mut out = NetlinkDiag {
+        protocol: *b.get(2)?,
+        state: *b.get(3)?,
+        portid: u32_at(b, 4)?,
+        dst_portid: u32_at(b, 8)?,
+        dst_group: u32_at(b, 12)?,
+        ino: u32_at(b, 16)?,
+        groups: Vec::new(),
+    };
+    for (kind, p) in attributes(b.get(28..)?) {
+        if kind == 1 {
+            out.groups = (0..p.len() / 4).filter_map(|i| u32_at(p, 4 * i)).collect();
+        }
+    }
+    Some(out)
+}
+
 /// What `sock_diag` tells about an inet socket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InetDiag {
@@ -505,5 +543,6 @@ mod tests {
         assert_eq!(netlink(&done[..19]), []);
         assert_eq!(unix_diag(&[1, 1, 1]), None);
         assert_eq!(inet_diag(&[0; 71]), None);
+        assert_eq!(netlink_diag(&[0; 27]), None);
     }
 }

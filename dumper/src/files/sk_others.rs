@@ -54,6 +54,7 @@ const IP: &[i32] = &[
 
 /// Of IPv6 sockets; they have those of IPv4 too, for mapped addresses.
 const IPV6: &[i32] = &[
+    7,  // IPV6_CHECKSUM
     16, // IPV6_UNICAST_HOPS
     17, // IPV6_MULTICAST_IF
     18, // IPV6_MULTICAST_HOPS
@@ -103,6 +104,16 @@ const UDP: &[i32] = &[
     104, // UDP_GRO
 ];
 
+const NETLINK: &[i32] = &[
+    3,  // NETLINK_PKTINFO
+    4,  // NETLINK_BROADCAST_ERROR
+    5,  // NETLINK_NO_ENOBUFS
+    8,  // NETLINK_LISTEN_ALL_NSID
+    10, // NETLINK_CAP_ACK
+    11, // NETLINK_EXT_ACK
+    12, // NETLINK_GET_STRICT_CHK
+];
+
 /// Family, type and protocol.
 type Kind = (i32, i32, i32);
 
@@ -136,6 +147,7 @@ fn all(fd: BorrowedFd<'_>, (family, _, protocol): Kind) -> Vec<AmberSockoptEntry
         (libc::SOL_SOCKET, SOCKET),
         (libc::IPPROTO_IP, if inet { IP } else { &[] }),
         (libc::IPPROTO_IPV6, if family == libc::AF_INET6 { IPV6 } else { &[] }),
+        (libc::SOL_NETLINK, if family == libc::AF_NETLINK { NETLINK } else { &[] }),
         (if protocol == libc::IPPROTO_TCP { libc::SOL_TCP } else { libc::SOL_UDP }, of_protocol),
     ];
     let mut out = Vec::new();

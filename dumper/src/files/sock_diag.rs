@@ -1,7 +1,9 @@
 //! What the kernel tells about all sockets of a network namespace, one question per kind.
 
 use super::error::{Why, call};
-use super::parse::{InetDiag, Netlink, UnixDiag, inet_diag, netlink, unix_diag};
+use super::parse::{
+    InetDiag, Netlink, NetlinkDiag, UnixDiag, inet_diag, netlink, netlink_diag, unix_diag,
+};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
 };
@@ -23,6 +25,7 @@ pub(crate) struct State {
     ns: HashMap<i32, u64>,
     unix: HashMap<u64, HashMap<u32, UnixDiag>>,
     inet: HashMap<(u64, u8, u8), HashMap<u32, InetDiag>>,
+    netlink: HashMap<u64, HashMap<u32, NetlinkDiag>>,
 }
 
 impl State {
@@ -76,6 +79,23 @@ impl State {
             self.inet.insert(key, map);
         }
         Ok(&self.inet[&key])
+    }
+
+    /// All netlink sockets in the namespace of `pid`, by inode.
+    pub(crate) fn netlink(&mut self, pid: i32) -> Result<&HashMap<u32, NetlinkDiag>, Why> {
+        let ns = self.ns_of(pid)?;
+        if !self.netlink.contains_key(&ns) {
+            // All protocols.
+            let mut body = vec![libc::AF_NETLINK as u8, 0xff, 0, 0];
+            body.extend(0u32.to_ne_bytes());
+            // GROUPS.
+            body.extend(2u32.to_ne_bytes());
+            body.extend([0xff; 8]);
+            let list = self.ask(pid, &body)?;
+            let map = list.iter().filter_map(|b| netlink_diag(b)).map(|d| (d.ino, d)).collect();
+            self.netlink.insert(ns, map);
+        }
+        Ok(&self.netlink[&ns])
     }
 
     /// Bodies of all answers to one request, asked in the network namespace of `pid`.

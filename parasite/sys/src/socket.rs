@@ -99,3 +99,27 @@ pub fn get_filter(fd: BorrowedFd<'_>, len: usize) -> Result<Vec<(u16, u8, u8, u3
         })
         .collect())
 }
+
+/// `getsockname(2)`: the bytes of a `sockaddr`.
+pub fn own_name(fd: BorrowedFd<'_>) -> Result<Vec<u8>> {
+    let raw = fd.as_raw_fd();
+    let mut name = [0u64; 16];
+    let mut len = size_of_val(&name) as libc::socklen_t;
+    // SAFETY: pointer and length are those of `name`, which the kernel fills.
+    let ret = unsafe { libc::getsockname(raw, name.as_mut_ptr().cast(), &mut len) };
+    check(ret.into(), || format!("getsockname({raw})")).map(|_| prefix(&name, len))
+}
+
+/// `getpeername(2)`: the bytes of a `sockaddr`; `ENOTCONN` without a peer.
+pub fn peer_name(fd: BorrowedFd<'_>) -> Result<Vec<u8>> {
+    let raw = fd.as_raw_fd();
+    let mut name = [0u64; 16];
+    let mut len = size_of_val(&name) as libc::socklen_t;
+    // SAFETY: pointer and length are those of `name`, which the kernel fills.
+    let ret = unsafe { libc::getpeername(raw, name.as_mut_ptr().cast(), &mut len) };
+    check(ret.into(), || format!("getpeername({raw})")).map(|_| prefix(&name, len))
+}
+
+fn prefix(words: &[u64], len: libc::socklen_t) -> Vec<u8> {
+    words.iter().flat_map(|w| w.to_ne_bytes()).take(len as usize).collect()
+}

@@ -392,6 +392,8 @@ fn ties_of<'a>(set: &'a FileSet, file: &'a FileEntry) -> Vec<Tie<'a>> {
         let info = set.ttys.get(&tty.tty_info_id);
         match info.and_then(|i| i.pty.as_ref()) {
             Some(pty) => ties.push(Tie::Pty(pty.index)),
+            // `/dev/tty` is opened by whoever has it, each for itself.
+            None if info.is_some_and(|i| i.r#type == TtyType::Ctty as i32) => {}
             None => ties.push(Tie::Tty(tty.tty_info_id)),
         }
     }

@@ -140,7 +140,12 @@ pub(crate) fn set_registers(plan: &Plan<'_>) -> Result<(), Error> {
         } else {
             ptrace::set_regset(tid, 2 /* NT_PRFPREG */, &area)?;
         }
-        ptrace::set_regs(tid, &general(thread)?)?;
+        let mut own = general(thread)?;
+        let lost = plan.amber_thread(task.pid, thread.tid).and_then(|a| a.restart_call);
+        if let Some(nr) = lost {
+            regs::call_again(&mut own, nr);
+        }
+        ptrace::set_regs(tid, &own)?;
         let core = thread.thread_core();
         let mask = match thread.tid == task.pid {
             true => task.tc().blk_sigset,

@@ -80,6 +80,16 @@ pub(crate) fn general(info: &ThreadInfoX86) -> Result<Regs, Error> {
     })
 }
 
+/// Makes a thread repeat system call `nr`, which the core image says was interrupted (`EINTR`)
+/// since only the dumped kernel knew how to continue it.
+pub(crate) fn call_again(regs: &mut Regs, nr: u64) {
+    const SYSCALL_LEN: u64 = 2;
+    if regs.rax as i64 == -i64::from(libc::EINTR) {
+        regs.rax = nr;
+        regs.rip -= SYSCALL_LEN;
+    }
+}
+
 /// Whether [`extended`] will succeed.
 pub(crate) fn check(fp: &UserX86FpregsEntry, cpu: &XsaveLayout) -> Result<(), Error> {
     extended(fp, cpu).map(|_| ())

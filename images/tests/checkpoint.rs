@@ -399,11 +399,11 @@ fn big_images_take_time_in_proportion() {
     // As many mappings as the kernel allows at most by default, each with a page of its own.
     let (n, base) = (65_000, 0x10_0000_0000_u64);
     copy.change(Image::Mm(4282), |v: &mut Vec<MmEntry>| {
-        let template = v[0].vmas.iter().find(|v| v.status == 0x201).unwrap().clone();
+        let template = v[0].vmas.iter().find(|v| v.status == 0x201).copied().unwrap();
         let at = v[0].vmas.partition_point(|v| v.start < base);
         let vmas = (0..n).map(|i| {
             let start = base + i * 0x2000;
-            VmaEntry { start, end: start + 0x1000, flags: 0x22, ..template.clone() }
+            VmaEntry { start, end: start + 0x1000, flags: 0x22, ..template }
         });
         v[0].vmas.splice(at..at, vmas.collect::<Vec<_>>());
     });

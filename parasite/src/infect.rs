@@ -28,6 +28,10 @@ const HEAD: usize = size_of::<Run>().next_multiple_of(64);
 const BATCH: usize = 64;
 /// Code segment of 64-bit programs.
 const CS64: u64 = 0x33;
+/// Marks system calls of the x32 ABI.
+const X32_CALL: u64 = 0x4000_0000;
+/// I/O permission bitmap.
+const NT_386_IOPERM: u64 = 0x201;
 const SYS_RT_SIGRETURN: u64 = 15;
 
 /// A frozen process that has our code mapped. Dropping it unmaps it and gives all threads
@@ -64,7 +68,16 @@ fn refuse(thread: &mut Thread) -> Result<()> {
     if thread.status.shstk {
         return Err(Error::Mode { tid, what: "a user shadow stack" });
     }
-    match thread.saved()?.regs.cs {
+    // ENXIO: no ports were ever asked for; ENODEV: not in this kernel.
+    let mut ports = [0; 8];
+    if ptrace::regset(tid, NT_386_IOPERM, &mut ports).is_ok_and(|n| n > 0) {
+        return Err(Error::Mode { tid, what: "I/O port permissions (ioperm, iopl)" });
+    }
+    let regs = thread.saved()?.regs;
+    if regs.orig_rax as i64 >= 0 && regs.orig_rax & X32_CALL != 0 {
+        return Err(Error::Mode { tid, what: "x32 code" });
+    }
+    match regs.cs {
         CS64 => Ok(()),
         0x23 => Err(Error::Mode { tid, what: "32-bit code" }),
         _ => Err(Error::Mode { tid, what: "code in an LDT segment" }),

@@ -216,12 +216,13 @@ impl<'a> Infected<'a> {
         all.pop().ok_or(Error::Ended { tid: self.process.pid })
     }
 
-    /// Runs `script` in every thread; answers in the order of the threads.
-    pub fn run_each(&mut self, script: &Script) -> Result<Vec<Answers>> {
-        let mut all = Vec::with_capacity(self.process.threads.len());
-        while all.len() < self.process.threads.len() {
-            let n = (self.process.threads.len() - all.len()).min(BATCH);
-            all.extend(self.batch(all.len(), n, script)?);
+    /// Runs `script` in every thread but the leader; answers in the order of the threads.
+    pub fn run_others(&mut self, script: &Script) -> Result<Vec<Answers>> {
+        let others = self.process.threads.len() - 1;
+        let mut all = Vec::with_capacity(others);
+        while all.len() < others {
+            let n = (others - all.len()).min(BATCH);
+            all.extend(self.batch(1 + all.len(), n, script)?);
         }
         Ok(all)
     }

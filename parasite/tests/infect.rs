@@ -63,7 +63,7 @@ fn check_visit(pid: i32) {
             assert_eq!(answers.result(bad), -i64::from(libc::EBADF));
             assert!(answers.bytes(name).starts_with(&comm));
         }
-        infected.run_each(&script).unwrap();
+        infected.run_others(&script).unwrap();
         infected.cure().unwrap();
     }
     drop(frozen);

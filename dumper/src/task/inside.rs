@@ -80,9 +80,10 @@ pub fn signals() -> impl Iterator<Item = c_int> {
     (1..=64).filter(|s| ![libc::SIGKILL, libc::SIGSTOP].contains(s))
 }
 
-/// What a process is asked, once.
+/// What a process is asked, once: in the leader, together with what each thread is asked.
 struct ProcessScript {
     script: Script,
+    thread: ThreadCalls,
     sigactions: Vec<(Call, Data)>,
     itimers: timers::ItimerCalls,
     posix: timers::PosixCalls,
@@ -102,6 +103,7 @@ struct ProcessScript {
 impl ProcessScript {
     fn new(posix: &[PosixTimer]) -> Self {
         let mut s = Script::default();
+        let thread = ThreadCalls::add(&mut s);
         let mut sigactions = Vec::with_capacity(62);
         for signo in signals() {
             let out = s.room(SIGACTION);
@@ -117,6 +119,7 @@ impl ProcessScript {
         let ldt = s.room(LDT);
         let args = [Arg::Value(0), ldt.into(), Arg::Value(LDT as u64)];
         Self {
+            thread,
             sigactions,
             itimers,
             posix,
@@ -179,8 +182,7 @@ impl ProcessScript {
 }
 
 /// What each thread is asked.
-struct ThreadScript {
-    script: Script,
+struct ThreadCalls {
     tid_address: (Call, Data),
     sas: (Call, Data),
     pdeath: Data,
@@ -189,22 +191,20 @@ struct ThreadScript {
     speculation: [Call; 3],
 }
 
-impl ThreadScript {
-    fn new() -> Self {
-        let mut s = Script::default();
+impl ThreadCalls {
+    fn add(s: &mut Script) -> Self {
         let address = s.room(8);
         let sas = s.room(24);
         let pdeath = s.room(4);
-        prctl(&mut s, libc::PR_GET_PDEATHSIG, &[pdeath.into()]);
+        prctl(s, libc::PR_GET_PDEATHSIG, &[pdeath.into()]);
         Self {
-            tid_address: (prctl(&mut s, PR_GET_TID_ADDRESS, &[address.into()]), address),
+            tid_address: (prctl(s, PR_GET_TID_ADDRESS, &[address.into()]), address),
             sas: (s.call(libc::SYS_sigaltstack, &[Arg::Value(0), sas.into()]), sas),
             pdeath,
-            securebits: prctl(&mut s, libc::PR_GET_SECUREBITS, &[]),
-            timerslack: prctl(&mut s, libc::PR_GET_TIMERSLACK, &[]),
+            securebits: prctl(s, libc::PR_GET_SECUREBITS, &[]),
+            timerslack: prctl(s, libc::PR_GET_TIMERSLACK, &[]),
             speculation: [0, 1, 2]
-                .map(|what| prctl(&mut s, PR_GET_SPECULATION_CTRL, &[Arg::Value(what)])),
-            script: s,
+                .map(|what| prctl(s, PR_GET_SPECULATION_CTRL, &[Arg::Value(what)])),
         }
     }
 
@@ -239,12 +239,15 @@ pub(crate) fn ask(
 ) -> Result<(Inside, Vec<ThreadInside>), Error> {
     let timers = timers::posix_timers(process.pid)?;
     let of_process = ProcessScript::new(&timers);
-    let of_thread = ThreadScript::new();
-    let scripts = [&of_process.script, &of_thread.script];
-    let mut infected = Infected::new(process, &scripts, deadline)?;
-    let inside = infected.run(&of_process.script)?;
-    let threads = infected.run_each(&of_thread.script)?;
+    let mut script = Script::default();
+    let of_thread = ThreadCalls::add(&mut script);
+    let mut infected = Infected::new(process, &[&of_process.script, &script], deadline)?;
+    let leader = infected.run(&of_process.script)?;
+    let others = infected.run_others(&script)?;
     infected.cure()?;
-    let threads = threads.iter().map(|a| of_thread.read(a)).collect::<Result<_, _>>()?;
-    Ok((of_process.read(&inside, timers)?, threads))
+    let mut threads = vec![of_process.thread.read(&leader)?];
+    for answers in &others {
+        threads.push(of_thread.read(answers)?);
+    }
+    Ok((of_process.read(&leader, timers)?, threads))
 }

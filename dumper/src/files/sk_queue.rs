@@ -87,7 +87,7 @@ impl FileTable {
         open: &Open<'_>,
         kind: i32,
         bytes: usize,
-        peer_name: &[u8],
+        peer_name: Option<&[u8]>,
     ) -> Result<(), Why> {
         let in_queue: usize =
             super::parse::value(open.text, "scm_fds").and_then(|v| v.parse().ok()).unwrap_or(0);
@@ -107,11 +107,10 @@ impl FileTable {
             } else {
                 vec![ScmEntry { r#type: libc::SCM_RIGHTS as u32, rights }]
             };
-            // A family without a name is no sender.
-            let sender = (message.sender.len() > 2
-                && kind == libc::SOCK_DGRAM
-                && message.sender.get(2..) != Some(peer_name))
-            .then_some(message.sender);
+            // Without a word the sender is the peer.
+            let name = message.sender.get(2..).unwrap_or_default();
+            let sender = (kind == libc::SOCK_DGRAM && peer_name != Some(name))
+                .then(|| [&(libc::AF_UNIX as u16).to_ne_bytes(), name].concat());
             let entry = SkPacketEntry {
                 id_for: open.id,
                 length: message.data.len() as u32,

@@ -23,6 +23,7 @@ const TIOCGPKT: u64 = 0x8004_5438;
 const TIOCGPTLCK: u64 = 0x8004_5439;
 const TIOCGEXCL: u64 = 0x8004_5440;
 const TIOCGLCKTRMIOS: u64 = 0x5456;
+const TIOCGPTPEER: u64 = 0x5441;
 /// Larger pty numbers cannot be told from the numbers of other terminals.
 const MAX_INDEX: u32 = 1000;
 /// CRIU's restorer takes no more for one end.
@@ -391,9 +392,8 @@ impl Taken {
             Some(slave) => write_all(slave.as_fd(), &self.output),
             None if self.output.is_empty() => Ok(()),
             None => {
-                // TIOCGPTPEER with O_RDWR | O_NOCTTY.
-                let flags = (libc::O_RDWR | libc::O_NOCTTY) as u64;
-                let slave = sys::file::ioctl_fd_arg(master, 0x5441, flags)?;
+                let flags = libc::O_RDWR | libc::O_NOCTTY;
+                let slave = sys::tty::open_peer(master, TIOCGPTPEER, flags)?;
                 write_all(slave.as_fd(), &self.output)
             }
         });

@@ -73,8 +73,8 @@ impl FileTable {
             _ => diag.state == ESTABLISHED,
         };
         if queues {
-            let peer_name = peer_name.unwrap_or_default();
-            self.queue(open, diag.kind.into(), diag.rqueue as usize, &peer_name)?;
+            let (kind, bytes) = (diag.kind.into(), diag.rqueue as usize);
+            self.queue(open, kind, bytes, peer_name.as_deref())?;
         }
         let mut file = entry(FdTypes::Unixsk, open.id);
         file.usk = Some(UnixSkEntry {

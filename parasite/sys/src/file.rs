@@ -67,14 +67,6 @@ pub fn link_fd(fd: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &[u8]) -> Result<(
     check(ret.into(), || format!("linkat({raw}, \"\", {at}, {c:?}, AT_EMPTY_PATH)")).map(|_| ())
 }
 
-/// As [`ioctl_fd`], for requests with an integer argument (`TIOCGPTPEER`: open flags).
-pub fn ioctl_fd_arg(fd: BorrowedFd<'_>, request: u64, arg: u64) -> Result<OwnedFd> {
-    let raw = fd.as_raw_fd();
-    // SAFETY: requests of this kind take an integer (contract of this wrapper).
-    let ret = unsafe { libc::ioctl(raw, request as libc::Ioctl, arg) };
-    check(ret.into(), || format!("ioctl({raw}, {request:#x}, {arg:#x})")).map(owned)
-}
-
 /// `timerfd_gettime(2)` for its effect only: the kernel counts the periods that have passed.
 pub fn timerfd_look(fd: BorrowedFd<'_>) -> Result<()> {
     let raw = fd.as_raw_fd();

@@ -12,6 +12,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 const LIMIT: &str = "sys/net/unix/max_dgram_qlen";
 
+/// Who sends a queued datagram again.
+enum Sender<'a> {
+    /// A restored socket.
+    Made(BorrowedFd<'a>),
+    /// One that is closed afterwards.
+    Helper(OwnedFd),
+}
+
 impl Unit<'_, '_> {
     /// Sends a socket what was in its queue.
     pub(super) fn fill(&self, e: &UnixSkEntry, opened: &Opened) -> Result<()> {
@@ -31,13 +39,18 @@ impl Unit<'_, '_> {
                 let fd = fd.ok_or_else(|| Error::Refused(format!("file {id} is not open")))?;
                 fds.push(fd.as_raw_fd());
             }
-            let own = packet.amber_sender.as_deref().filter(|a| a.len() > 2);
-            let named = own.map(|a| named_sender(self, e, a)).transpose()?.flatten();
-            let (sender, address) = match &named {
-                Some((fd, address)) => (fd.as_fd(), &address[..]),
-                None => (sender, &address[..]),
+            let own = packet.amber_sender.as_deref().and_then(|a| a.get(2..));
+            let other = own.map(|name| self.sender_named(e, name)).transpose()?.flatten();
+            let other = match &other {
+                Some(Sender::Made(fd)) => *fd,
+                Some(Sender::Helper(fd)) => fd.as_fd(),
+                None => {
+                    self.send(sender, &data, &fds, &address)?;
+                    continue;
+                }
             };
-            self.send(sender, &data, &fds, address)?;
+            make_room(other, total)?;
+            self.send(other, &data, &fds, &self.address_of(e)?)?;
         }
         Ok(())
     }
@@ -74,6 +87,32 @@ impl Unit<'_, '_> {
         Ok((fd.as_fd(), address))
     }
 
+    /// The socket of that name, or one that has it for the moment: who reads the datagram sees
+    /// from where it came. A connected receiver takes datagrams from its peer only.
+    fn sender_named(&self, e: &UnixSkEntry, own: &[u8]) -> Result<Option<Sender<'_>>> {
+        if e.peer != 0 || e.name.is_empty() {
+            return Ok(None);
+        }
+        let bound = |x: &&&UnixSkEntry| !own.is_empty() && x.name == own && x.r#type == e.r#type;
+        let found = self.entries.values().find(bound);
+        if let Some(fd) = found.and_then(|x| self.made.get(&x.ino)) {
+            return Ok(Some(Sender::Made(fd.as_fd())));
+        }
+        let fd = sys::net::socket(libc::AF_UNIX, e.r#type as i32, 0)?;
+        match own.first() {
+            None => {}
+            // Only abstract names: a path may belong to somebody else.
+            Some(0) => {
+                let address = [&(libc::AF_UNIX as u16).to_ne_bytes(), own].concat();
+                if sys::net::bind(fd.as_fd(), &address).is_err() {
+                    return Ok(None);
+                }
+            }
+            Some(_) => return Ok(None),
+        }
+        Ok(Some(Sender::Helper(fd)))
+    }
+
     fn send(&self, fd: BorrowedFd<'_>, data: &[u8], fds: &[RawFd], address: &[u8]) -> Result<()> {
         let send = || {
             let sent = sys::net::send_msg(fd, data, fds, address, libc::MSG_DONTWAIT)?;
@@ -87,23 +126,6 @@ impl Unit<'_, '_> {
         }
         send()
     }
-}
-
-/// A socket bound to the address from which a datagram came, while nobody else has it.
-fn named_sender(
-    unit: &Unit<'_, '_>,
-    e: &UnixSkEntry,
-    address: &[u8],
-) -> Result<Option<(OwnedFd, Vec<u8>)>> {
-    // Only abstract names: a path may belong to somebody else.
-    if e.peer != 0 || address.get(2) != Some(&0) {
-        return Ok(None);
-    }
-    let fd = sys::net::socket(libc::AF_UNIX, e.r#type as i32, 0)?;
-    if sys::net::bind(fd.as_fd(), address).is_err() {
-        return Ok(None);
-    }
-    Ok(Some((fd, unit.address_of(e)?)))
 }
 
 /// Lets a sender put `bytes` into flight; its own limit is restored later.

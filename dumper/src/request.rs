@@ -56,7 +56,7 @@ pub struct Request {
     pub evasive_devices: bool,
     /// Identity of files.
     pub file_validation: FileValidation,
-    /// The [uprobes] mapping is left out instead of refused.
+    /// The `[uprobes]` mapping is left out instead of refused.
     pub allow_uprobes: bool,
     /// `--external` resources, as given.
     pub external: Vec<String>,

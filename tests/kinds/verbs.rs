@@ -123,6 +123,11 @@ fn a_restore_in_the_foreground_ends_with_its_tree() {
 fn a_job_of_a_shell_comes_back_to_its_terminal() {
     let stock = Criu::stock();
     for (by, to) in directions(&Criu::ours(), stock.as_ref()) {
+        if to.name == "stock" {
+            // Its own dump of it says "ctty inheritance detected" where it says anything.
+            println!("SKIPPED job ({} -> stock): it waits for /dev/tty for ever", by.name);
+            continue;
+        }
         let sandbox = Sandbox::new("job");
         let script = format!(
             r#"cd {dir}; {job} {dir} </dev/tty >/dev/tty 2>&1 & pid=$!; disown

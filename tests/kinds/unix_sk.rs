@@ -39,3 +39,8 @@ fn pending_connections_keep_what_was_written() {
         .stock_cannot_dump("non-empty write queue on an in-flight socket")
         .check();
 }
+
+#[test]
+fn queued_datagrams_keep_their_senders() {
+    Subject::new("sk_options").args(&["senders"]).lost_by_stock("no room in its images").check();
+}

@@ -378,6 +378,9 @@ fn ties_of<'a>(set: &'a FileSet, file: &'a FileEntry) -> Vec<Tie<'a>> {
         }
         for (packet, _) in set.packets.get(&file.id).into_iter().flatten() {
             ties.extend(rights(packet).into_iter().map(Tie::File));
+            // Whoever has the name sends it again.
+            let sender = packet.amber_sender.as_deref().and_then(|a| a.get(2..));
+            ties.extend(sender.filter(|name| !name.is_empty()).map(Tie::UnixName));
         }
     }
     if let Some(sk) = &file.isk

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use parasite::{Arg, Infected, Limits, Script, freeze};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -15,10 +16,25 @@ impl Drop for Target {
     }
 }
 
+/// A shell in a group of its own (SIGTSTP stops nobody in an orphaned one), at rest.
 fn shell(script: &str) -> Target {
-    let child = Command::new("sh").args(["-c", script]).stdout(Stdio::null()).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(200));
-    Target(child)
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).stdout(Stdio::null()).process_group(0);
+    let target = Target(command.spawn().unwrap());
+    let pid = target.0.id() as i32;
+    let work = || {
+        (field(pid, "State:"), field(pid, "voluntary_ctxt_switches:"), field(pid, "nonvoluntary"))
+    };
+    let mut before = work();
+    for _ in 0..100 {
+        std::thread::sleep(Duration::from_millis(200));
+        let now = work();
+        if now == before && now.0 == "S" {
+            break;
+        }
+        before = now;
+    }
+    target
 }
 
 fn limits() -> Limits<'static> {
@@ -68,6 +84,13 @@ fn check_visit(pid: i32) {
     }
     drop(frozen);
     assert_eq!(field(pid, "TracerPid:"), "0");
+    // One that was in sigsuspend(2) has its other mask again when it has made the call again.
+    for _ in 0..200 {
+        if field(pid, "SigBlk:") == mask {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
     assert_eq!(field(pid, "SigBlk:"), mask);
     assert_eq!(std::fs::read(format!("/proc/{pid}/maps")).unwrap(), maps);
 }

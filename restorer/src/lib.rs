@@ -7,7 +7,7 @@
 //! # Ok::<(), restorer::Error>(())
 //! ```
 //!
-//! [`plan`] decides everything without making anything; [`execute`] makes it: the tree is forked,
+//! `plan` decides everything without making anything; `execute` makes it: the tree is forked,
 //! each process turns itself into its task by help of the restorer blob, and all are let go
 //! together.
 #![deny(unsafe_code)]

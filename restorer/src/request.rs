@@ -30,7 +30,7 @@ pub struct Request {
     pub validate_build_id: bool,
     /// Permission bits of files are not compared (`--skip-file-rwx-check`).
     pub skip_file_rwx_check: bool,
-    /// The dump left [uprobes] out, and that is fine.
+    /// The dump left `[uprobes]` out, and that is fine.
     pub allow_uprobes: bool,
     /// New root of the mount namespace (`--root`).
     pub root: Option<PathBuf>,

@@ -178,6 +178,15 @@ pub(crate) fn stop_signals(plan: &Plan<'_>, request: &Request) -> Result<(), Err
 
 /// The tree runs.
 pub(crate) fn detach_all(plan: &Plan<'_>) -> Result<(), Error> {
+    // From here on the tree lives whatever becomes of us. Detaching wakes each task, which takes
+    // long against this: our death in between would leave half a tree.
+    for (_, thread) in threads(plan) {
+        if let Err(e) = ptrace::set_options(thread.tid.cast_signed(), 0)
+            && e.errno() != libc::ESRCH
+        {
+            return Err(e.into());
+        }
+    }
     for (_, thread) in threads(plan) {
         match ptrace::detach(thread.tid.cast_signed(), 0) {
             // Killed from outside in the meantime: nothing to let go.

@@ -72,7 +72,8 @@ impl Checkpoint {
 
 /// Images that good checkpoints may lack: ours alone, or without an entry to hold.
 fn may_be_missing(name: &str) -> bool {
-    name.starts_with("amber") || name.starts_with("fdinfo")
+    let optional = ["amber", "fdinfo", "pipes-data", "fifo-data", "sk-queues"];
+    optional.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Images whose end carries nothing a restore needs, or that it does not read.

@@ -2,7 +2,6 @@
 
 use crate::Result;
 use crate::error::check;
-use std::os::fd::OwnedFd;
 
 /// Who returned from [`fork_with`].
 #[derive(Debug)]
@@ -156,9 +155,4 @@ pub fn prctl(option: i32, args: [u64; 4]) -> Result<i32> {
     // SAFETY: callers use options whose arguments are integers (contract of this wrapper).
     let ret = unsafe { libc::prctl(option, args[0], args[1], args[2], args[3]) };
     check(ret.into(), || format!("prctl({option}, {args:x?})")).map(|r| r as i32)
-}
-
-/// Opens a pidfd for a child made by [`fork_with`]; a thin name for readability.
-pub fn pidfd(pid: i32) -> Result<OwnedFd> {
-    crate::fd::pidfd_open(pid, 0)
 }

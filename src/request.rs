@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use crate::options::{CgroupMode, FileValidation, Raw};
+use crate::options::{CgroupMode, FileValidation, NetworkLock, Raw};
 
 /// CRIU's commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,6 +210,11 @@ pub(crate) fn dump(raw: &Raw, dirs: &Dirs) -> Result<dumper::Request, Error> {
     request.tcp_established = raw.tcp_established;
     request.tcp_close = raw.tcp_close;
     request.skip_in_flight = raw.skip_in_flight;
+    request.network_lock = match raw.network_lock {
+        Some(NetworkLock::Nftables) => dumper::NetworkLock::Nftables,
+        Some(NetworkLock::Skip) => dumper::NetworkLock::Skip,
+        Some(NetworkLock::Iptables) | None => dumper::NetworkLock::Iptables,
+    };
     request.file_locks = raw.file_locks;
     request.link_remap = raw.link_remap;
     if let Some(limit) = raw.ghost_limit {

@@ -28,7 +28,7 @@ mod tree;
 use parasite::proc;
 
 pub use hooks::{Action, Hooks, NoHooks, Progress};
-pub use request::{FileValidation, Leave, Request};
+pub use request::{FileValidation, Leave, NetworkLock, Request};
 
 /// Parsers of what the kernel says, for fuzzing.
 #[doc(hidden)]

@@ -25,6 +25,18 @@ pub enum FileValidation {
     FileSize,
 }
 
+/// How packets of the connections that are dumped are kept away (`--network-lock`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NetworkLock {
+    /// By `iptables-restore` (CRIU's default).
+    #[default]
+    Iptables,
+    /// By a table of nftables.
+    Nftables,
+    /// Not at all: the caller sees to it.
+    Skip,
+}
+
 /// A dump, as asked for.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -38,6 +50,9 @@ pub struct Request {
     pub leave: Leave,
     /// The tree may be a shell's job: session and group leaders outside, terminal inherited.
     pub shell_job: bool,
+    /// A terminal whose master is outside of the tree may be the controlling one: its restore
+    /// makes a new pair (RPC's `orphan_pts_master`).
+    pub orphan_pts_master: bool,
     /// Unix sockets with a peer outside are allowed (`--ext-unix-sk`).
     pub ext_unix_sk: bool,
     /// Established TCP connections are saved (`--tcp-established`).
@@ -46,6 +61,8 @@ pub struct Request {
     pub tcp_close: bool,
     /// Connections not yet accepted are left out (`--skip-in-flight`).
     pub skip_in_flight: bool,
+    /// How the network is locked.
+    pub network_lock: NetworkLock,
     /// File locks are saved (`--file-locks`).
     pub file_locks: bool,
     /// Hard links may be made for files that lost their name (`--link-remap`).
@@ -80,10 +97,12 @@ impl Request {
             images_dir,
             leave: Leave::Dead,
             shell_job: false,
+            orphan_pts_master: false,
             ext_unix_sk: false,
             tcp_established: false,
             tcp_close: false,
             skip_in_flight: false,
+            network_lock: NetworkLock::Iptables,
             file_locks: false,
             link_remap: false,
             ghost_limit: 1 << 20,

@@ -1,5 +1,7 @@
 //! The moments of a restore at which the caller may act (action scripts, RPC notifications).
 
+use std::os::fd::BorrowedFd;
+
 /// CRIU's names for the moments of a restore, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -38,6 +40,14 @@ impl Action {
 pub trait Hooks {
     /// Acts; `root_pid` once it is known. `Err` is the exit code to end with.
     fn run(&mut self, action: Action, root_pid: Option<i32>) -> Result<(), i32>;
+
+    /// The master of a pseudo terminal made anew: the tasks have its slave, whose old master was
+    /// outside of the tree (`orphan-pts-master`). Before `PostRestore`; `Err` is the exit code to
+    /// end with.
+    fn orphan_pts_master(&mut self, master: BorrowedFd<'_>) -> Result<(), i32> {
+        let _ = master;
+        Ok(())
+    }
 
     /// Who wants to know how much memory is restored. Asked once, before it is.
     fn progress(&self) -> &dyn Progress {

@@ -18,6 +18,9 @@ pub struct Request {
     pub leave_stopped: bool,
     /// Session, group and terminal are those of the caller (`--shell-job`).
     pub shell_job: bool,
+    /// A terminal whose master was outside of the tree becomes a new pair, whose master goes to
+    /// [`Hooks::orphan_pts_master`](crate::Hooks::orphan_pts_master).
+    pub orphan_pts_master: bool,
     /// `--ext-unix-sk`.
     pub ext_unix_sk: bool,
     /// `--tcp-established`.
@@ -56,6 +59,7 @@ impl Request {
             sibling: false,
             leave_stopped: false,
             shell_job: false,
+            orphan_pts_master: false,
             ext_unix_sk: false,
             tcp_established: false,
             tcp_close: false,

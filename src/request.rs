@@ -95,9 +95,6 @@ const NOT_BUILT: &[(&[Command], &[Lacking])] = {
         (
             &[Dump, PreDump, Restore],
             &[
-                ("--tcp-established", |r| r.tcp_established),
-                ("--tcp-close", |r| r.tcp_close),
-                ("--skip-in-flight", |r| r.skip_in_flight),
                 ("--page-server", |r| r.page_server),
                 ("--ps-socket", |r| r.ps_socket.is_some()),
                 ("--lazy-pages", |r| r.lazy_pages),

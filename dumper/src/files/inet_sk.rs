@@ -3,13 +3,15 @@
 use super::error::Why;
 use super::parse::InetDiag;
 use super::sk_opts::{self, get_u32, opt_u32};
+use super::tcp_stream::Stream;
 use super::{FileTable, Open, entry};
 use images::proto::{FdTypes, InetSkEntry, IpOptsEntry, IpOptsRawEntry, SkShutdown, TcpOptsEntry};
 use std::os::fd::BorrowedFd;
+use sys::tcp::state::{BOUND_INACTIVE, CLOSE, LISTEN};
 
-const CLOSE: u8 = 7;
-const LISTEN: u8 = 10;
 const UDP_CORK: i32 = 1;
+/// As `getpeername`, but it answers for closed connections too.
+const SO_PEERNAME: i32 = 28;
 
 impl FileTable {
     pub(crate) fn inet_sk(&mut self, open: &Open<'_>) -> Result<(), Why> {
@@ -34,8 +36,14 @@ impl FileTable {
         let ino = open.stat.st_ino as u32;
         let known = self.diag.inet(open.pid, family as u8, proto as u8)?.get(&ino).cloned();
         // A socket that is neither bound nor connected is in no table of the kernel.
-        let diag = known.unwrap_or_else(|| InetDiag { state: CLOSE, ..InetDiag::default() });
+        let mut diag = known.unwrap_or_else(|| InetDiag { state: CLOSE, ..InetDiag::default() });
         if proto as i32 == libc::IPPROTO_TCP {
+            if diag.state == BOUND_INACTIVE {
+                diag.state = CLOSE;
+            }
+            if diag.state == CLOSE {
+                closed_connection(own, family as i32 == libc::AF_INET6, &mut diag)?;
+            }
             self.tcp_state(&diag)?;
         }
         let mut opts = sk_opts::collect(own, false)?;
@@ -68,6 +76,11 @@ impl FileTable {
             tcp_opts: Some(tcp_opts(own, proto as i32)),
         });
         self.files.push(file);
+        let alive = diag.state != CLOSE && self.request.tcp_close;
+        if is_connection(proto as i32, &diag) && !alive {
+            let fd = own.try_clone_to_owned().map_err(|e| sys::Error::io("dup", &e))?;
+            self.tcp.streams.push(Stream { id: open.id, ino, desc: open.desc, fd });
+        }
         Ok(())
     }
 
@@ -146,14 +159,36 @@ impl FileTable {
                  --skip-in-flight option.",
                 diag.ino
             ))),
-            _ if self.request.tcp_established || self.request.tcp_close => {
-                Err(Why::yet("established TCP connections"))
-            }
+            _ if self.request.tcp_established || self.request.tcp_close => Ok(()),
             _ => {
                 Err(Why::refused("Connected TCP socket, consider using --tcp-established option."))
             }
         }
     }
+}
+
+/// Whether the socket has a peer, or had one.
+fn is_connection(proto: i32, diag: &InetDiag) -> bool {
+    proto == libc::IPPROTO_TCP && diag.state != LISTEN && diag.ports.1 != 0
+}
+
+/// A connection that has come to its end is in no table of the kernel, but its socket remembers.
+fn closed_connection(fd: BorrowedFd<'_>, v6: bool, diag: &mut InetDiag) -> Result<(), Why> {
+    // No longer than the address: the kernel minds.
+    let mut peer = vec![0u8; if v6 { 28 } else { 16 }];
+    let Ok(len) = sys::fd::getsockopt(fd, libc::SOL_SOCKET, SO_PEERNAME, &mut peer) else {
+        return Ok(());
+    };
+    let fill = |(port, words): (u16, Vec<u32>)| {
+        let mut address = [0; 4];
+        address[..words.len()].copy_from_slice(&words);
+        (port, address)
+    };
+    let (peer, own) = (address(&peer[..len], v6), address(&sys::socket::own_name(fd)?, v6));
+    let ((port, address), (own_port, own_address)) = (fill(peer), fill(own));
+    diag.ports = (own_port, port);
+    diag.addrs = (own_address, address);
+    Ok(())
 }
 
 /// Port and words of a `sockaddr_in` or `sockaddr_in6`.

@@ -32,6 +32,7 @@ mod sk_opts;
 mod sk_others;
 mod sk_queue;
 mod sock_diag;
+mod tcp_stream;
 #[cfg(test)]
 mod tests;
 mod timerfd;
@@ -93,6 +94,7 @@ pub struct FileTable {
     unix: unix_sk::State,
     diag: sock_diag::State,
     sk_defaults: sk_others::Defaults,
+    tcp: tcp_stream::State,
 }
 
 /// One description, pulled over: what a kind's `collect` gets.
@@ -163,6 +165,7 @@ impl FileTable {
             unix: unix_sk::State::default(),
             diag: sock_diag::State::default(),
             sk_defaults: sk_others::Defaults::default(),
+            tcp: tcp_stream::State::default(),
         })
     }
 

@@ -136,7 +136,15 @@ impl Defaults {
     }
 }
 
-fn all(fd: BorrowedFd<'_>, (family, _, protocol): Kind) -> Vec<AmberSockoptEntry> {
+/// What streams inherit from the segments they began with, and cannot be told.
+const NOT_OF_STREAMS: &[(i32, i32)] = &[
+    (libc::IPPROTO_IP, 32),   // IP_MULTICAST_IF
+    (libc::IPPROTO_IP, 33),   // IP_MULTICAST_TTL
+    (libc::IPPROTO_IPV6, 17), // IPV6_MULTICAST_IF
+    (libc::IPPROTO_IPV6, 18), // IPV6_MULTICAST_HOPS
+];
+
+fn all(fd: BorrowedFd<'_>, (family, kind, protocol): Kind) -> Vec<AmberSockoptEntry> {
     let of_protocol = match (family, protocol) {
         (libc::AF_INET | libc::AF_INET6, libc::IPPROTO_TCP) => TCP,
         (libc::AF_INET | libc::AF_INET6, libc::IPPROTO_UDP | libc::IPPROTO_UDPLITE) => UDP,
@@ -153,6 +161,9 @@ fn all(fd: BorrowedFd<'_>, (family, _, protocol): Kind) -> Vec<AmberSockoptEntry
     let mut out = Vec::new();
     for (level, names) in groups {
         for &name in names {
+            if kind == libc::SOCK_STREAM && NOT_OF_STREAMS.contains(&(level, name)) {
+                continue;
+            }
             let mut value = [0u8; 16];
             // Kernels without an option have nothing to lose.
             if let Ok(len) = sys::fd::getsockopt(fd, level, name, &mut value) {

@@ -1,6 +1,7 @@
 //! Writes what was collected.
 
 use super::error::Error as FilesError;
+use super::tcp_stream::Repaired;
 use super::tty::Queues;
 use super::{FileTable, remap};
 use crate::Error;
@@ -11,6 +12,7 @@ use images::{Dir, Image};
 #[derive(Debug)]
 #[must_use = "dropping it undoes what the images need"]
 pub struct Finished {
+    connections: Repaired,
     queues: Queues,
     links: remap::Links,
 }
@@ -24,6 +26,7 @@ impl Finished {
 
     /// The tasks die now: what the images refer to stays, what dies with them is not put back.
     pub fn keep(mut self) {
+        self.connections.forget();
         self.queues.forget();
         self.links.keep();
     }
@@ -38,6 +41,7 @@ impl FileTable {
     fn write(&mut self, dir: &Dir) -> Result<Finished, FilesError> {
         self.check_peers()?;
         self.check_ttys()?;
+        let connections = self.write_tcp_streams(dir)?;
         let mut out = dir.writer(Image::Files)?;
         for file in &self.files {
             out.write(file)?;
@@ -59,6 +63,6 @@ impl FileTable {
         self.write_pipe_data(dir).map_err(FilesError::Tree)?;
         self.write_queues(dir).map_err(FilesError::Tree)?;
         let queues = self.write_ttys(dir)?;
-        Ok(Finished { queues, links: std::mem::take(&mut self.remap.links) })
+        Ok(Finished { connections, queues, links: std::mem::take(&mut self.remap.links) })
     }
 }

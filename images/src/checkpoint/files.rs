@@ -384,7 +384,7 @@ pub(super) fn sk_queues(loader: &Loader, files: &Files) -> Result<BTreeMap<u32, 
 }
 
 /// State of a TCP connection.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TcpStream {
     /// Sequence numbers and options.
     pub entry: TcpStreamEntry,

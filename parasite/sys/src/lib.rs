@@ -35,6 +35,8 @@ pub mod socket;
 #[cfg(feature = "std")]
 pub mod task;
 #[cfg(feature = "std")]
+pub mod tcp;
+#[cfg(feature = "std")]
 pub mod tty;
 #[cfg(feature = "std")]
 pub mod vm;

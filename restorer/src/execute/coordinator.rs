@@ -134,6 +134,7 @@ impl Tree<'_> {
         finish::seize_leaders(plan)?;
         let threads = plan.live().map(|(_, task, _)| task.threads.len()).sum();
         self.stage(&board, Stage::Restore, threads)?;
+        let flying = files::tcp_stream::flying(&plan.files, &|vpid| vpid)?;
         self.stage(&board, Stage::RestoreSigchld, plan.live().count())?;
 
         hook(hooks, Action::PostRestore, Some(self.root))?;
@@ -149,6 +150,7 @@ impl Tree<'_> {
         finish::unmap_arenas(plan)?;
         finish::set_registers(plan)?;
         finish::stop_signals(plan, self.request)?;
+        files::tcp_stream::finish(&plan.files, self.request, flying, &|vpid| vpid)?;
         if let Err(code) = hooks.run(Action::PreResume, Some(self.root)) {
             log::warn!("pre-resume hook failed with {code}");
         }

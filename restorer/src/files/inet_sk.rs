@@ -2,13 +2,13 @@
 
 use super::open::{Files, Opened, set_flags};
 use super::sk_opts::{self, set_int};
-use super::{At, Error, Result};
+use super::{At, Error, Result, tcp_stream};
+use images::checkpoint::TcpStream;
 use images::proto::{InetSkEntry, SkShutdown};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 const ESTABLISHED: u32 = 1;
-const CLOSE: u32 = 7;
 const LISTEN: u32 = 10;
 const IPV6_FREEBIND: i32 = 78;
 
@@ -23,27 +23,26 @@ impl Files<'_> {
             socks.push((entry, fd));
         }
         for (entry, fd) in socks {
-            finish(entry, fd.as_fd())
+            let stream = tcp_stream::stream(self.set, self.request, entry);
+            finish(entry, stream, fd.as_fd())
                 .at(|| format!("file {}, socket {}", entry.id, name(entry)))?;
+            if let Some((_, number)) = self.plan.flying.get(&entry.id) {
+                sys::fd::dup3(fd.as_fd(), *number, true)?;
+            }
             opened.insert(entry.id, fd);
         }
         Ok(())
     }
 
     fn bind_inet(&self, entry: &InetSkEntry) -> Result<OwnedFd> {
-        let connected = is_tcp(entry) && !matches!(entry.state, CLOSE | LISTEN);
-        if connected && !self.request.tcp_close {
-            return Err(Error::NotYet(
-                "an established TCP connection (--tcp-close restores it closed)".to_owned(),
-            ));
-        }
         let (family, kind) = (entry.family as i32, entry.r#type as i32);
         let fd = sys::net::socket(family, kind, entry.proto as i32)?;
         let sk = fd.as_fd();
         if family == libc::AF_INET6 {
             set_int(sk, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, entry.v6only().into())?;
         }
-        sk_opts::before_bind(sk, &entry.opts)?;
+        let connection = tcp_stream::stream(self.set, self.request, entry);
+        sk_opts::before_bind(sk, &entry.opts, connection.is_none())?;
         set_int(sk, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
         if let Some(ip) = &entry.ip_opts
             && ip.freebind()
@@ -51,7 +50,12 @@ impl Files<'_> {
             let (level, name) = freebind(entry);
             set_int(sk, level, name, 1)?;
         }
-        if connected {
+        if let Some(stream) = connection {
+            self.connect_tcp(sk, entry, stream)?;
+            return Ok(fd);
+        }
+        if tcp_stream::is_connection(entry) {
+            shut(sk)?;
             return Ok(fd);
         }
         let raw = kind == libc::SOCK_RAW;
@@ -65,7 +69,12 @@ impl Files<'_> {
 
     /// An address that is gone from the host can still be bound to with IP_FREEBIND, which the
     /// program may have set and cleared.
-    fn bind_to(&self, sk: BorrowedFd<'_>, entry: &InetSkEntry, address: &[u8]) -> Result<()> {
+    pub(super) fn bind_to(
+        &self,
+        sk: BorrowedFd<'_>,
+        entry: &InetSkEntry,
+        address: &[u8],
+    ) -> Result<()> {
         let again = match sys::net::bind(sk, address) {
             Err(e) if e.errno() == libc::EADDRNOTAVAIL => e,
             other => return Ok(other?),
@@ -90,9 +99,18 @@ fn is_tcp(entry: &InetSkEntry) -> bool {
     entry.r#type as i32 == libc::SOCK_STREAM
 }
 
-fn finish(entry: &InetSkEntry, sk: BorrowedFd<'_>) -> Result<()> {
+/// What a connection is for its program when it was not to be restored: at its end.
+fn shut(sk: BorrowedFd<'_>) -> Result<()> {
+    match sys::net::shutdown(sk, libc::SHUT_RDWR) {
+        // Shut down all the same.
+        Err(e) if e.errno() == libc::ENOTCONN => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+fn finish(entry: &InetSkEntry, stream: Option<&TcpStream>, sk: BorrowedFd<'_>) -> Result<()> {
     if is_tcp(entry) {
-        sk_opts::tcp(sk, entry.tcp_opts.as_ref(), &entry.opts)?;
+        sk_opts::tcp(sk, entry.tcp_opts.as_ref(), stream.map(|s| &s.entry), &entry.opts)?;
         if entry.state == LISTEN {
             sys::net::listen(sk, entry.backlog as i32)?;
         }
@@ -101,7 +119,13 @@ fn finish(entry: &InetSkEntry, sk: BorrowedFd<'_>) -> Result<()> {
     }
     ip_opts(entry, sk)?;
     sk_opts::restore(sk, &entry.opts)?;
-    set_int(sk, libc::SOL_SOCKET, libc::SO_REUSEADDR, entry.opts.reuseaddr().into())?;
+    if stream.is_some() {
+        // Now that nobody has to deliver segments to it any more.
+        sk_opts::device(sk, &entry.opts)?;
+    } else {
+        // Of connections, repair makes what it will: later.
+        set_int(sk, libc::SOL_SOCKET, libc::SO_REUSEADDR, entry.opts.reuseaddr().into())?;
+    }
     if let Some(how) = entry.shutdown.filter(|_| !is_tcp(entry))
         && let Err(e) = shutdown(sk, how)
     {
@@ -161,6 +185,16 @@ pub(super) fn shutdown(sk: BorrowedFd<'_>, how: i32) -> Result<()> {
     Ok(sys::net::shutdown(sk, how)?)
 }
 
+/// The `sockaddr` that a socket is bound to.
+pub(super) fn own_address(entry: &InetSkEntry) -> Result<Vec<u8>> {
+    address(entry, &entry.src_addr, entry.src_port)
+}
+
+/// The `sockaddr` that a socket is connected to.
+pub(super) fn peer_address(entry: &InetSkEntry) -> Result<Vec<u8>> {
+    address(entry, &entry.dst_addr, entry.dst_port)
+}
+
 fn address(entry: &InetSkEntry, words: &[u32], port: u32) -> Result<Vec<u8>> {
     let mut bytes = (entry.family as u16).to_ne_bytes().to_vec();
     bytes.extend((port as u16).to_be_bytes());
@@ -184,13 +218,13 @@ fn address(entry: &InetSkEntry, words: &[u32], port: u32) -> Result<Vec<u8>> {
 }
 
 /// The device of a link-local address.
-fn scope(entry: &InetSkEntry) -> Result<u32> {
+pub(super) fn scope(entry: &InetSkEntry) -> Result<u32> {
     let Some(device) = entry.ifname.as_ref().filter(|n| !n.is_empty()) else { return Ok(0) };
     Ok(sys::net::device_index(device)?)
 }
 
 /// What a user would call the socket.
-fn name(entry: &InetSkEntry) -> String {
+pub(super) fn name(entry: &InetSkEntry) -> String {
     let protocol = match (entry.r#type as i32, entry.proto as i32) {
         (libc::SOCK_STREAM, _) => "tcp",
         (libc::SOCK_RAW, _) => "raw",

@@ -38,6 +38,7 @@ mod reg_file;
 mod set;
 mod signalfd;
 mod sk_opts;
+pub mod tcp_stream;
 #[cfg(test)]
 mod tests;
 mod timerfd;

@@ -11,7 +11,7 @@ pub(super) fn open(entry: &NetlinkSkEntry) -> Result<OwnedFd> {
     if entry.groups.iter().skip(1).any(|g| *g != 0) {
         return Err(Error::NotYet("netlink groups above 32".to_owned()));
     }
-    sk_opts::before_bind(fd.as_fd(), &entry.opts)?;
+    sk_opts::before_bind(fd.as_fd(), &entry.opts, true)?;
     if entry.portid != 0 {
         sys::net::bind(fd.as_fd(), &address(entry.portid, groups))?;
     }

@@ -19,7 +19,7 @@ pub(super) fn open(entry: &PacketSockEntry) -> Result<OwnedFd> {
     let protocol = if old || entry.ifindex == 0 { entry.protocol } else { 0 };
     let fd = sys::net::socket(libc::AF_PACKET, kind, protocol as i32)?;
     let sk = fd.as_fd();
-    sk_opts::before_bind(sk, &entry.opts)?;
+    sk_opts::before_bind(sk, &entry.opts, true)?;
     if !old {
         options(entry, sk)?;
     }

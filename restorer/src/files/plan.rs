@@ -61,6 +61,8 @@ pub struct FilesPlan {
     pub(super) of_owner: HashMap<i32, Vec<usize>>,
     /// By file id: the unit.
     pub(super) unit_of: HashMap<u32, usize>,
+    /// TCP connections that are in flight only: who opens each, and its fixed number there.
+    pub(super) flying: BTreeMap<u32, (i32, RawFd)>,
     /// Fixed numbers of descriptions that are opened late and shared.
     pub(super) late: BTreeMap<u32, RawFd>,
     /// Memory files (`inode_id`) that more than one task uses.
@@ -82,9 +84,11 @@ impl FilesPlan {
 
     pub(super) fn of(set: FileSet, request: &Request) -> Result<Self> {
         let mut plan = Self::default();
+        super::tcp_stream::check(&set, request)?;
         plan.tables(&set)?;
         plan.units(&set, request)?;
         plan.memfds(&set);
+        plan.flying(&set, request);
         plan.numbers()?;
         plan.set = set;
         Ok(plan)
@@ -98,7 +102,7 @@ impl FilesPlan {
 
     /// Open in a table as soon as it is complete: what its sharers wait for.
     pub(super) fn marker(&self) -> RawFd {
-        self.base + self.late.len() as RawFd
+        self.base + (self.late.len() + self.flying.len()) as RawFd
     }
 
     /// The least number for descriptors which the restorer itself keeps open in tasks.
@@ -220,6 +224,23 @@ impl FilesPlan {
         Ok(())
     }
 
+    fn flying(&mut self, set: &FileSet, request: &Request) {
+        let root = set.tasks.first().map_or(0, |t| t.vpid);
+        let placed: HashSet<u32> = self.tables.values().flatten().map(|s| s.id).collect();
+        for unit in &self.units {
+            let by = match unit.by {
+                By::Root => root,
+                By::Owner(by) | By::Late(by) => by,
+            };
+            for id in unit.ids.iter().filter(|id| !placed.contains(*id)) {
+                let Some(sk) = set.files.get(id).and_then(|f| f.isk.as_ref()) else { continue };
+                if super::tcp_stream::stream(set, request, sk).is_some() {
+                    self.flying.insert(*id, (by, 0));
+                }
+            }
+        }
+    }
+
     fn memfds(&mut self, set: &FileSet) {
         // Ascending ids: the lowest stays.
         for memfd in set.files.values().filter_map(|f| f.memfd.as_ref()) {
@@ -255,7 +276,8 @@ impl FilesPlan {
     fn numbers(&mut self) -> Result<()> {
         const HIGH: RawFd = 1 << 16;
         let held: usize = self.units.iter().map(|u| u.ids.len() + 1).sum();
-        let need = SERVICE + 2 * held as u32 + self.late.len() as u32;
+        let fixed = self.late.len() + self.flying.len();
+        let need = SERVICE + 2 * held as u32 + fixed as u32;
         let mut used: Vec<RawFd> = self.tables.values().flatten().map(|s| s.fd).collect();
         used.sort_unstable();
         used.dedup();
@@ -267,7 +289,8 @@ impl FilesPlan {
             base = gap.min().unwrap_or(top);
         }
         self.base = base;
-        for (i, number) in self.late.values_mut().enumerate() {
+        let flying = self.flying.values_mut().map(|(_, number)| number);
+        for (i, number) in self.late.values_mut().chain(flying).enumerate() {
             *number = base + i as RawFd;
         }
         self.end = top.max(base + need as RawFd);

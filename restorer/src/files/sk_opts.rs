@@ -2,7 +2,7 @@
 //! need rights, and pins what the kernel otherwise tunes.
 
 use super::{At, Result};
-use images::proto::{SkOptsEntry, TcpOptsEntry};
+use images::proto::{SkOptsEntry, TcpOptsEntry, TcpStreamEntry};
 use std::os::fd::BorrowedFd;
 
 const SO_BUF_LOCK: i32 = 72;
@@ -18,20 +18,28 @@ pub(super) fn set_int(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> 
 }
 
 /// Options that decide what `bind` may do.
-pub(super) fn before_bind(fd: BorrowedFd<'_>, opts: &SkOptsEntry) -> Result<()> {
+pub(super) fn before_bind(fd: BorrowedFd<'_>, opts: &SkOptsEntry, bound: bool) -> Result<()> {
     let set = |name, value| set_int(fd, libc::SOL_SOCKET, name, value);
     if opts.so_reuseport() {
         set(libc::SO_REUSEPORT, 1)?;
     }
-    if let Some(device) = opts.so_bound_dev.as_ref().filter(|d| !d.is_empty()) {
-        sys::fd::setsockopt(fd, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, device.as_bytes())
-            .at(|| format!("device {device}"))?;
+    if bound {
+        device(fd, opts)?;
     }
     if let Some(mark) = opts.so_mark {
         set(libc::SO_MARK, mark as i32)?;
     }
     // They may matter to `bind` (IP_TRANSPARENT), save for those that `bind` does not need.
     others(fd, opts, |name| !LATE.contains(&name))
+}
+
+/// Binds to the device.
+pub(super) fn device(fd: BorrowedFd<'_>, opts: &SkOptsEntry) -> Result<()> {
+    if let Some(device) = opts.so_bound_dev.as_ref().filter(|d| !d.is_empty()) {
+        sys::fd::setsockopt(fd, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, device.as_bytes())
+            .at(|| format!("device {device}"))?;
+    }
+    Ok(())
 }
 
 /// SO_PEEK_OFF: moves with what is queued. SO_LOCK_FILTER: the filter comes first.
@@ -89,8 +97,13 @@ pub(super) fn restore(fd: BorrowedFd<'_>, opts: &SkOptsEntry) -> Result<()> {
     others(fd, opts, |_| true)
 }
 
-/// TCP's own options; `old` is where images before 4.0 have them.
-pub(super) fn tcp(fd: BorrowedFd<'_>, tcp: Option<&TcpOptsEntry>, old: &SkOptsEntry) -> Result<()> {
+/// TCP's own options; `stream` and `old` are where images before 4.0 have them.
+pub(super) fn tcp(
+    fd: BorrowedFd<'_>,
+    tcp: Option<&TcpOptsEntry>,
+    stream: Option<&TcpStreamEntry>,
+    old: &SkOptsEntry,
+) -> Result<()> {
     let set = |name, value: Option<u32>| match value {
         Some(value) => set_int(fd, libc::IPPROTO_TCP, name, value as i32),
         None => Ok(()),
@@ -98,8 +111,11 @@ pub(super) fn tcp(fd: BorrowedFd<'_>, tcp: Option<&TcpOptsEntry>, old: &SkOptsEn
     set(libc::TCP_KEEPCNT, tcp.and_then(|t| t.keepcnt).or(old.tcp_keepcnt))?;
     set(libc::TCP_KEEPIDLE, tcp.and_then(|t| t.keepidle).or(old.tcp_keepidle))?;
     set(libc::TCP_KEEPINTVL, tcp.and_then(|t| t.keepintvl).or(old.tcp_keepintvl))?;
-    set(libc::TCP_NODELAY, tcp.and_then(|t| t.nodelay).map(u32::from))?;
-    set(libc::TCP_CORK, tcp.and_then(|t| t.cork).map(u32::from))
+    set(
+        libc::TCP_NODELAY,
+        tcp.and_then(|t| t.nodelay).or(stream.and_then(|s| s.nodelay)).map(u32::from),
+    )?;
+    set(libc::TCP_CORK, tcp.and_then(|t| t.cork).or(stream.and_then(|s| s.cork)).map(u32::from))
 }
 
 /// The kernel doubles what is set; images have what it shows.

@@ -58,6 +58,9 @@ impl<'a> Plan<'a> {
         if cp.inventory.allow_uprobes == Some(true) && !request.allow_uprobes {
             return Err(Error::Option("--allow-uprobes"));
         }
+        if cp.inventory.tcp_close == Some(true) && !request.tcp_close {
+            return Err(Error::Option("--tcp-close"));
+        }
         if let Some(name) = cp.inventory.plugins_entry.iter().flat_map(|p| &p.plugins).next() {
             return Err(Error::Plugin(name.clone()));
         }

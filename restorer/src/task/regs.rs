@@ -104,10 +104,12 @@ pub(crate) fn extended(fp: &UserX86FpregsEntry, cpu: &XsaveLayout) -> Result<Vec
     }
     let mut present = 3u64;
     if let Some(x) = &fp.xsave {
-        if x.cet.is_some() {
+        // All zero where the CPU has them and the task does not.
+        if x.cet.as_ref().is_some_and(|c| (c.cet, c.ssp) != (0, 0)) {
             return Err(Error::ShadowStack);
         }
-        present = x.xstate_bv | 3;
+        const CET: u64 = 1 << 11;
+        present = x.xstate_bv & !CET | 3;
         let words: [(usize, Vec<u8>); 7] = [
             (2, bytes_u32(&x.ymmh_space)),
             (3, bytes_u64(&x.bndreg_state)),

@@ -6,11 +6,9 @@
 mod child;
 mod files;
 mod net;
-mod netlink;
 mod ns;
 mod task;
 
-use nix::sys::socket::SockProtocol;
 use std::fs::{self, File};
 use sys::probe;
 
@@ -50,9 +48,7 @@ const fn feature(name: &'static str, group: Group, probe: fn() -> Answer) -> Fea
 /// group that CRIU does not name are named after what they need.
 const FEATURES: &[Feature] = &[
     feature("map_files", Group::Basic, task::map_files),
-    feature("sock_diag", Group::Basic, || {
-        netlink::ask(SockProtocol::NetlinkSockDiag, &net::unix_diag()).map(drop)
-    }),
+    feature("sock_diag", Group::Basic, net::unix_diag),
     feature("ns_last_pid", Group::Basic, || readable("/proc/sys/kernel/ns_last_pid")),
     feature("so_peek_off", Group::Basic, || {
         net::socket_option(libc::AF_UNIX, libc::SOL_SOCKET, 42)

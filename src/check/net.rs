@@ -1,13 +1,11 @@
 //! Probes of sockets and of what netlink tells about them.
 
-use super::netlink::{self, Message};
 use super::{Answer, why};
-use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use std::os::fd::{AsFd, OwnedFd};
+use sys::netlink::{Request, Socket};
 
 pub(super) const TCP_REPAIR: i32 = 19;
-
-pub(super) const SOCK_DIAG_BY_FAMILY: u16 = 20;
 
 pub(super) fn inet_stream() -> Result<OwnedFd, String> {
     socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).map_err(why)
@@ -61,12 +59,23 @@ pub(super) fn sk_unix_file() -> Answer {
     socket_ioctl(libc::AF_UNIX, 0x89e0, Some(libc::ENOENT))
 }
 
-pub(super) fn unix_diag() -> Message {
+pub(super) fn unix_diag() -> Answer {
     // struct unix_diag_req: family, then states (all), inode, what to show, cookie.
     let mut body = vec![libc::AF_UNIX as u8, 0, 0, 0];
     body.extend(u32::MAX.to_ne_bytes());
     body.extend([0; 16]);
-    Message::dump(SOCK_DIAG_BY_FAMILY, &body)
+    diag(&body)
+}
+
+fn diag(body: &[u8]) -> Answer {
+    const SOCK_DIAG_BY_FAMILY: u16 = 20;
+    let request = Request::new("SOCK_DIAG_BY_FAMILY", SOCK_DIAG_BY_FAMILY).body(body);
+    let mut socket = Socket::open(libc::NETLINK_SOCK_DIAG).map_err(why)?;
+    socket.dump(&request).map(drop).map_err(why)
+}
+
+fn ask(protocol: i32, request: &Request) -> Answer {
+    Socket::open(protocol).and_then(|mut s| s.ask(request)).map(drop).map_err(why)
 }
 
 /// Raw sockets are asked about by diag, or through a copy of their descriptor where the kernel
@@ -76,9 +85,7 @@ pub(super) fn net_diag_raw() -> Answer {
     let mut body = vec![libc::AF_INET as u8, libc::IPPROTO_RAW as u8, 0, 0];
     body.extend(u32::MAX.to_ne_bytes());
     body.extend([0; 48]);
-    let request = Message::dump(SOCK_DIAG_BY_FAMILY, &body);
-    let asked = netlink::ask(SockProtocol::NetlinkSockDiag, &request);
-    asked.map(drop).or_else(|_| super::task::pidfd_store())
+    diag(&body).or_else(|_| super::task::pidfd_store())
 }
 
 pub(super) fn sk_ns() -> Answer {
@@ -89,13 +96,13 @@ pub(super) fn sk_ns() -> Answer {
 pub(super) fn nsid() -> Answer {
     const RTM_GETNSID: u16 = 90;
     const NETNSA_PID: u16 = 2;
-    let request = Message::new(RTM_GETNSID, &[0; 4])
-        .attribute(NETNSA_PID, &nix::unistd::getpid().as_raw().to_ne_bytes());
-    netlink::ask(SockProtocol::NetlinkRoute, &request).map(drop)
+    let request =
+        Request::new("RTM_GETNSID", RTM_GETNSID).body(&[0; 4]).u32(NETNSA_PID, std::process::id());
+    ask(libc::NETLINK_ROUTE, &request)
 }
 
 pub(super) fn nftables() -> Answer {
     // Subsystem nf_tables (10), message GETGEN (16): which generation of rules is in force.
-    let request = Message::new(10 << 8 | 16, &[0; 4]);
-    netlink::ask(SockProtocol::NetlinkNetFilter, &request).map(drop)
+    let request = Request::new("NFT_MSG_GETGEN", 10 << 8 | 16).body(&[0; 4]);
+    ask(libc::NETLINK_NETFILTER, &request)
 }

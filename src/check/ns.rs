@@ -1,14 +1,13 @@
 //! Probes that need a namespace of their own: each runs in a child.
 
-use super::netlink::{Message, ask, ask_bytes, attribute, find};
 use super::{Answer, child, file_has, why, yes};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::socket::SockProtocol::{NetlinkNetFilter, NetlinkRoute};
 use std::fs::{self, File};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
+use sys::netlink::{self, Request, Socket};
 
 pub(super) fn userns() -> Answer {
     child::ask(|| unshare(CloneFlags::CLONE_NEWUSER).map_err(why))
@@ -55,33 +54,44 @@ fn linked_namespaces() -> Result<File, String> {
     unshare(CloneFlags::CLONE_NEWNET).map_err(why)?;
     let first = net_ns()?;
     unshare(CloneFlags::CLONE_NEWNET).map_err(why)?;
-    let ns = attribute(IFLA_NET_NS_FD, &first.as_raw_fd().to_ne_bytes());
-    let name = attribute(IFLA_IFNAME, b"criu0\0");
-    let peer = attribute(1, &[&[0; IFINFO][..], &name, &ns].concat());
-    let info = [attribute(1, b"veth"), attribute(2, &peer)].concat();
-    const CREATE: u16 = 0x400 | 0x200;
-    let request = Message::order(RTM_NEWLINK, CREATE, &[0; IFINFO])
-        .attribute(IFLA_IFNAME, b"criu0\0")
-        .attribute(IFLA_LINKINFO, &info);
-    ask(NetlinkRoute, &request).map_err(|e| format!("veth: {e}"))?;
+    let request = Request::new("RTM_NEWLINK", RTM_NEWLINK)
+        .flags(netlink::CREATE | netlink::EXCL)
+        .body(&[0; IFINFO])
+        .text(IFLA_IFNAME, b"criu0")
+        .nested(IFLA_LINKINFO, |info| {
+            info.text(1, b"veth").nested(2, |data| {
+                let ns = first.as_raw_fd().cast_unsigned();
+                let peer = netlink::Attributes::default();
+                let peer = peer.raw(&[0; IFINFO]).text(IFLA_IFNAME, b"criu0");
+                data.attr(1, peer.u32(IFLA_NET_NS_FD, ns).bytes())
+            })
+        });
+    route()?.order(&request).map_err(|e| format!("veth: {e}"))?;
     Ok(first)
 }
 
-fn criu0() -> Result<Vec<u8>, String> {
-    let request = Message::new(RTM_GETLINK, &[0; IFINFO]).attribute(IFLA_IFNAME, b"criu0\0");
-    ask(NetlinkRoute, &request)
+fn route() -> Result<Socket, String> {
+    Socket::open(libc::NETLINK_ROUTE).map_err(why)
+}
+
+fn link(name: &[u8]) -> Result<Vec<u8>, String> {
+    let request =
+        Request::new("RTM_GETLINK", RTM_GETLINK).body(&[0; IFINFO]).text(IFLA_IFNAME, name);
+    route()?.ask(&request).map_err(why)
 }
 
 fn index_of(link: &[u8]) -> Option<[u8; 4]> {
-    // After the header: family, pad, type; then the index.
-    link.get(20..24)?.try_into().ok()
+    // Family, pad, type; then the index.
+    netlink::messages(link).next()?.body.get(4..8)?.try_into().ok()
 }
 
 /// A link says in which namespace its peer is.
 pub(super) fn link_nsid() -> Answer {
     child::ask(|| {
         let _first = linked_namespaces()?;
-        let peer = find(&criu0()?, IFINFO, IFLA_LINK_NETNSID).is_some();
+        let link = link(b"criu0")?;
+        let peer = netlink::messages(&link)
+            .any(|m| netlink::attribute(m.after(IFINFO), IFLA_LINK_NETNSID).is_some());
         yes(peer, "links do not tell the namespace of their peer")
     })
 }
@@ -91,18 +101,18 @@ pub(super) fn newifindex() -> Answer {
     child::ask(|| {
         const CHOSEN: i32 = 77;
         let first = linked_namespaces()?;
-        let index = index_of(&criu0()?).ok_or("links have no index")?;
+        let index = index_of(&link(b"criu0")?).ok_or("links have no index")?;
         let mut body = [0; IFINFO];
         body[4..8].copy_from_slice(&index);
         // The peer has the name there.
-        let request = Message::order(RTM_NEWLINK, 0, &body)
-            .attribute(IFLA_IFNAME, b"criu1\0")
-            .attribute(IFLA_NET_NS_FD, &first.as_raw_fd().to_ne_bytes())
-            .attribute(IFLA_NEW_IFINDEX, &CHOSEN.to_ne_bytes());
-        ask(NetlinkRoute, &request)?;
+        let request = Request::new("RTM_NEWLINK", RTM_NEWLINK)
+            .body(&body)
+            .text(IFLA_IFNAME, b"criu1")
+            .attr(IFLA_NET_NS_FD, &first.as_raw_fd().to_ne_bytes())
+            .attr(IFLA_NEW_IFINDEX, &CHOSEN.to_ne_bytes());
+        route()?.order(&request).map_err(why)?;
         setns(first, CloneFlags::CLONE_NEWNET).map_err(why)?;
-        let name = Message::new(RTM_GETLINK, &[0; IFINFO]).attribute(IFLA_IFNAME, b"criu1\0");
-        let index = index_of(&ask(NetlinkRoute, &name)?);
+        let index = index_of(&link(b"criu1")?);
         yes(index == Some(CHOSEN.to_ne_bytes()), "a moved link gets any number")
     })
 }
@@ -116,15 +126,17 @@ pub(super) fn network_lock_nftables() -> Answer {
         const NFPROTO_INET: u8 = 1;
         unshare(CloneFlags::CLONE_NEWNET).map_err(why)?;
         // struct nfgenmsg: family, version, and in batches the subsystem, big endian.
-        let batch = [0, 0, 0, 10];
-        let table = Message::order(NFT_NEWTABLE, 0x400, &[NFPROTO_INET, 0, 0, 0])
-            .attribute(1, b"criu-check\0");
-        let request = [
-            Message::new(BATCH_BEGIN, &batch).bytes(),
-            table.bytes(),
-            Message::new(BATCH_END, &batch).bytes(),
+        let mark = |name, kind| Request::new(name, kind).body(&[0, 0, 0, 10]);
+        let table = Request::new("NFT_MSG_NEWTABLE", NFT_NEWTABLE)
+            .flags(netlink::CREATE)
+            .body(&[NFPROTO_INET, 0, 0, 0])
+            .text(1, b"criu-check");
+        let batch = [
+            mark("NFNL_MSG_BATCH_BEGIN", BATCH_BEGIN),
+            table,
+            mark("NFNL_MSG_BATCH_END", BATCH_END),
         ];
-        ask_bytes(NetlinkNetFilter, &request.concat()).map(drop)
+        Socket::open(libc::NETLINK_NETFILTER).and_then(|mut s| s.batch(&batch)).map_err(why)
     })
 }
 

@@ -304,49 +304,13 @@ pub struct InetDiag {
     pub shutdown: u8,
 }
 
-fn u16_at(b: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_ne_bytes(b.get(at..at + 2)?.try_into().ok()?))
-}
-
 fn u32_at(b: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(b.get(at..at + 4)?.try_into().ok()?))
 }
 
 /// Attributes (type, payload) of a netlink message.
-fn attributes(mut b: &[u8]) -> Vec<(u16, &[u8])> {
-    let mut out = Vec::new();
-    while let (Some(len), Some(kind)) = (u16_at(b, 0), u16_at(b, 2)) {
-        let Some(payload) = b.get(4..usize::from(len)) else { break };
-        out.push((kind & 0x3fff, payload));
-        b = b.get(usize::from(len).next_multiple_of(4)..).unwrap_or_default();
-    }
-    out
-}
-
-/// One answer to a dump request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Netlink<'a> {
-    /// A message: type and body.
-    Message(u16, &'a [u8]),
-    /// The dump is complete.
-    Done,
-    /// The kernel refused with this errno.
-    Error(i32),
-}
-
-/// Splits what one `recv` of a netlink socket gave.
-pub fn netlink(mut b: &[u8]) -> Vec<Netlink<'_>> {
-    let mut out = Vec::new();
-    while let (Some(len), Some(kind)) = (u32_at(b, 0), u16_at(b, 4)) {
-        let Some(body) = b.get(16..len as usize) else { break };
-        out.push(match kind {
-            2 => Netlink::Error(u32_at(body, 0).map_or(0, |e| (e as i32).wrapping_neg())),
-            3 => Netlink::Done,
-            _ => Netlink::Message(kind, body),
-        });
-        b = b.get((len as usize).next_multiple_of(4)..).unwrap_or_default();
-    }
-    out
+fn attributes(b: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    sys::netlink::attributes(b).map(|a| (a.kind, a.value))
 }
 
 /// Parses the body of a unix answer.
@@ -535,12 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn cut_netlink_messages_end_the_list() {
-        assert_eq!(netlink(&[]), []);
-        let mut done = vec![20, 0, 0, 0, 3, 0, 0, 0];
-        done.resize(20, 0);
-        assert_eq!(netlink(&done), [Netlink::Done]);
-        assert_eq!(netlink(&done[..19]), []);
+    fn cut_answers_of_sock_diag_are_none() {
         assert_eq!(unix_diag(&[1, 1, 1]), None);
         assert_eq!(inet_diag(&[0; 71]), None);
         assert_eq!(netlink_diag(&[0; 27]), None);

@@ -1,21 +1,15 @@
 //! What the kernel tells about all sockets of a network namespace, one question per kind.
 
 use super::error::{Why, call};
-use super::parse::{
-    InetDiag, Netlink, NetlinkDiag, UnixDiag, inet_diag, netlink, netlink_diag, unix_diag,
-};
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
-};
+use super::parse::{InetDiag, NetlinkDiag, UnixDiag, inet_diag, netlink_diag, unix_diag};
 use nix::sys::stat::stat;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsFd;
+use sys::netlink::{Request, Socket, messages};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const NLM_F_REQUEST: u16 = 1;
-const NLM_F_DUMP: u16 = 0x300;
 /// NAME, VFS, PEER, ICONS, RQLEN.
 const UDIAG_SHOW: u32 = 0x1f;
 
@@ -51,7 +45,8 @@ impl State {
             body.extend(UDIAG_SHOW.to_ne_bytes());
             body.extend([0xff; 8]);
             let list = self.ask(pid, &body)?;
-            let map = list.iter().filter_map(|b| unix_diag(b)).map(|d| (d.ino, d)).collect();
+            let map =
+                messages(&list).filter_map(|m| unix_diag(m.body)).map(|d| (d.ino, d)).collect();
             self.unix.insert(ns, map);
         }
         Ok(&self.unix[&ns])
@@ -75,7 +70,8 @@ impl State {
                 Err(Why::Sys(e)) if e.errno() == libc::ENOENT => Vec::new(),
                 list => list?,
             };
-            let map = list.iter().filter_map(|b| inet_diag(b)).map(|d| (d.ino, d)).collect();
+            let map =
+                messages(&list).filter_map(|m| inet_diag(m.body)).map(|d| (d.ino, d)).collect();
             self.inet.insert(key, map);
         }
         Ok(&self.inet[&key])
@@ -92,76 +88,31 @@ impl State {
             body.extend(2u32.to_ne_bytes());
             body.extend([0xff; 8]);
             let list = self.ask(pid, &body)?;
-            let map = list.iter().filter_map(|b| netlink_diag(b)).map(|d| (d.ino, d)).collect();
+            let map =
+                messages(&list).filter_map(|m| netlink_diag(m.body)).map(|d| (d.ino, d)).collect();
             self.netlink.insert(ns, map);
         }
         Ok(&self.netlink[&ns])
     }
 
-    /// Bodies of all answers to one request, asked in the network namespace of `pid`.
-    fn ask(&mut self, pid: i32, body: &[u8]) -> Result<Vec<Vec<u8>>, Why> {
-        let fd = if self.ns_of(pid)? == self.ns_of(std::process::id() as i32)? {
-            diag_socket()?
+    /// All answers to one request, asked in the network namespace of `pid`.
+    fn ask(&mut self, pid: i32, body: &[u8]) -> Result<Vec<u8>, Why> {
+        let mut socket = if self.ns_of(pid)? == self.ns_of(std::process::id() as i32)? {
+            Socket::open(libc::NETLINK_SOCK_DIAG)?
         } else {
-            // A socket belongs to the namespace it was made in: a thread goes there for it.
-            std::thread::spawn(move || -> Result<OwnedFd, Why> {
-                let path = format!("/proc/{pid}/ns/net");
-                let ns =
-                    File::open(&path).map_err(|e| sys::Error::io(format!("open({path})"), &e))?;
-                call(
-                    || format!("setns({path})"),
-                    nix::sched::setns(ns, nix::sched::CloneFlags::CLONE_NEWNET),
-                )?;
-                diag_socket()
-            })
-            .join()
-            .map_err(|_| Why::Text("the thread that asks for sockets died".into()))??
+            let path = format!("/proc/{pid}/ns/net");
+            let ns = File::open(&path).map_err(|e| sys::Error::io(format!("open({path})"), &e))?;
+            Socket::in_net_ns(ns.as_fd(), libc::NETLINK_SOCK_DIAG)?
         };
-        let mut message = Vec::with_capacity(16 + body.len());
-        message.extend((16 + body.len() as u32).to_ne_bytes());
-        message.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-        message.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
-        message.extend([0u8; 8]);
-        message.extend(body);
-        let raw = fd.as_raw_fd();
-        call(|| "send(NETLINK_SOCK_DIAG)".into(), send(raw, &message, MsgFlags::empty()))?;
-        let mut answers = Vec::new();
-        let mut buf = vec![0u8; 64 << 10];
-        loop {
-            let len =
-                call(|| "recv(NETLINK_SOCK_DIAG)".into(), recv(raw, &mut buf, MsgFlags::empty()))?;
-            for part in netlink(&buf[..len]) {
-                match part {
-                    Netlink::Message(_, body) => answers.push(body.to_vec()),
-                    Netlink::Done => return Ok(answers),
-                    Netlink::Error(errno) => {
-                        let what = format!("sock_diag(family {})", body[0]);
-                        return Err(sys::Error::new(what, errno).into());
-                    }
-                }
-            }
-            if len == 0 {
-                return Ok(answers);
-            }
-        }
+        let request = Request::new("SOCK_DIAG_BY_FAMILY", SOCK_DIAG_BY_FAMILY);
+        Ok(socket.dump(&request.about(format_args!("family {}", body[0])).body(body))?)
     }
-}
-
-fn diag_socket() -> Result<OwnedFd, Why> {
-    call(
-        || "socket(AF_NETLINK, NETLINK_SOCK_DIAG)".into(),
-        socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::NetlinkSockDiag,
-        ),
-    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsRawFd;
 
     #[test]
     fn our_own_sockets_are_found() {

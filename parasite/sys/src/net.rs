@@ -112,6 +112,23 @@ pub fn send_msg(
     .map(|n| n as usize)
 }
 
+/// `recv(2)`; with `MSG_TRUNC`, how much there was, which may be more than `buf` holds.
+pub fn recv(fd: BorrowedFd<'_>, buf: &mut [u8], flags: i32) -> Result<usize> {
+    let raw = fd.as_raw_fd();
+    // SAFETY: the kernel writes no more than `buf` holds.
+    let ret = unsafe { libc::recv(raw, buf.as_mut_ptr().cast(), buf.len(), flags) };
+    check(ret as libc::c_long, || format!("recv({raw}, {}, {flags:#x})", buf.len()))
+        .map(|n| n as usize)
+}
+
+/// `setns(2)` of this thread into a net namespace.
+pub fn enter_net_ns(ns: BorrowedFd<'_>) -> Result<()> {
+    let raw = ns.as_raw_fd();
+    // SAFETY: integers in, integer out. Moves only the calling thread.
+    let ret = unsafe { libc::setns(raw, libc::CLONE_NEWNET) };
+    check(ret.into(), || format!("setns({raw}, CLONE_NEWNET)")).map(|_| ())
+}
+
 /// `if_nametoindex(3)`: the number of a network device.
 pub fn device_index(name: &str) -> Result<u32> {
     let c = std::ffi::CString::new(name)

@@ -39,11 +39,14 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
     let saved = save(&mut frozen, request, &dir, control, &mut stats)
         .and_then(|files| run_hook(hooks, Action::PostDump, request).map(|()| files));
     // A failure drops what is to be undone outside the tasks before they run on.
-    let leave = if saved.is_ok() { request.leave } else { Leave::Running };
-    let saved = saved.map(|files| match leave {
+    let saved = saved.and_then(|files| match request.leave {
         Leave::Dead => files.keep(),
-        Leave::Stopped | Leave::Running => files.keep_links(),
+        Leave::Stopped | Leave::Running => {
+            files.keep_links();
+            Ok(())
+        }
     });
+    let leave = if saved.is_ok() { request.leave } else { Leave::Running };
     finish::finish(frozen, leave);
     stats.frozen_time = micros(still.elapsed());
     if let Err(e) = saved {
@@ -97,14 +100,15 @@ fn save(
     ids::assign(&mut tree)?;
     let sets = cgroup::Sets::collect(&tree)?;
     ask_inside(&mut tree, frozen, request, stop)?;
-    let (contents, files) = contents(&tree, request, dir, control, stats)?;
+    let run_id = inventory::run_id()?;
+    let (contents, files) = contents(&tree, request, &run_id, dir, control, stats)?;
     let cores = cores(&tree, frozen, &sets, stop)?;
     write_tasks(dir, &tree, contents, cores)?;
     if let Some(entry) = sets.entry()? {
         dir.write_one(Image::Cgroup, &entry)?;
     }
     stop.check()?;
-    inventory::write(dir, request)?;
+    inventory::write(dir, request, &run_id, files.lock_method(request))?;
     Ok(files)
 }
 
@@ -142,12 +146,14 @@ struct Contents {
 fn contents(
     tree: &Tree,
     request: &Request,
+    run_id: &str,
     dir: &Dir,
     control: Control<'_>,
     stats: &mut Stats,
 ) -> Result<(Contents, Finished), Error> {
     let stop = control.stop;
     let mut files = FileTable::new(request, tree)?;
+    files.lock_network(run_id)?;
     let mut tables = HashSet::new();
     let mut all = Contents { fdinfos: Vec::new(), fs: Vec::new(), mms: Vec::new() };
     for task in tree.alive() {

@@ -6,12 +6,18 @@ use crate::{Error, Request, ns};
 use images::proto::{InventoryEntry, Lsmtype, PluginsEntry};
 use images::{Dir, Image};
 use parasite::proc;
+use sys::net_lock::Method;
 
 const IMG_VERSION: u32 = 2;
 
+/// A new name for a dump.
+pub(crate) fn run_id() -> Result<String, Error> {
+    let id = proc::read("/proc/sys/kernel/random/uuid")?;
+    Ok(String::from_utf8_lossy(&id).trim().to_owned())
+}
+
 /// Writes the inventory: the last thing of a dump.
-pub(crate) fn write(dir: &Dir, request: &Request) -> Result<(), Error> {
-    let run_id = proc::read("/proc/sys/kernel/random/uuid")?;
+pub(crate) fn write(dir: &Dir, request: &Request, run_id: &str, lock: Method) -> Result<(), Error> {
     let lsmtype = match Lsm::detect() {
         Lsm::None => Lsmtype::NoLsm,
         Lsm::Selinux => Lsmtype::Selinux,
@@ -24,10 +30,15 @@ pub(crate) fn write(dir: &Dir, request: &Request) -> Result<(), Error> {
         ns_per_id: Some(true),
         root_cg_set: Some(OWN_SET),
         lsmtype: Some(lsmtype.into()),
+        network_lock_method: Some(match lock {
+            Method::Iptables => 0,
+            Method::Nftables => 1,
+            Method::Skip => 2,
+        }),
         tcp_close: request.tcp_close.then_some(true),
         // Absent would mean "any plugin"; empty means that none took part.
         plugins_entry: Some(PluginsEntry::default()),
-        dump_criu_run_id: Some(String::from_utf8_lossy(&run_id).trim().to_owned()),
+        dump_criu_run_id: Some(run_id.to_owned()),
         allow_uprobes: request.allow_uprobes.then_some(true),
         ..InventoryEntry::default()
     };

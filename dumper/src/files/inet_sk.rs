@@ -79,6 +79,9 @@ impl FileTable {
         let alive = diag.state != CLOSE && self.request.tcp_close;
         if is_connection(proto as i32, &diag) && !alive {
             let fd = own.try_clone_to_owned().map_err(|e| sys::Error::io("dup", &e))?;
+            if diag.state != CLOSE {
+                self.lock_connection(&diag)?;
+            }
             self.tcp.streams.push(Stream { id: open.id, ino, desc: open.desc, fd });
         }
         Ok(())

@@ -20,6 +20,7 @@ mod inet_sk;
 mod kind;
 mod memfd;
 mod mounts;
+mod net_lock;
 mod netlink_sk;
 mod ns_file;
 pub mod parse;
@@ -94,6 +95,8 @@ pub struct FileTable {
     unix: unix_sk::State,
     diag: sock_diag::State,
     sk_defaults: sk_others::Defaults,
+    /// Before the connections: packets may come again before repair is off.
+    net_lock: net_lock::State,
     tcp: tcp_stream::State,
 }
 
@@ -165,6 +168,7 @@ impl FileTable {
             unix: unix_sk::State::default(),
             diag: sock_diag::State::default(),
             sk_defaults: sk_others::Defaults::default(),
+            net_lock: net_lock::State::default(),
             tcp: tcp_stream::State::default(),
         })
     }

@@ -23,6 +23,11 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// Forgets what it knows of connections: they were still moving.
+    pub(crate) fn forget_inet(&mut self) {
+        self.inet.clear();
+    }
+
     /// Inode of the network namespace of `pid`.
     pub(crate) fn ns_of(&mut self, pid: i32) -> Result<u64, Why> {
         match self.ns.entry(pid) {

@@ -3,15 +3,18 @@
 use super::error::Error as FilesError;
 use super::tcp_stream::Repaired;
 use super::tty::Queues;
-use super::{FileTable, remap};
-use crate::Error;
+use super::{FileTable, net_lock, remap};
+use crate::{Error, Request};
 use images::{Dir, Image};
+use sys::net_lock::{Guard, Method};
 
 /// What a dump has changed outside its images. Dropping it undoes that; [`Finished::keep`]
 /// says that the images are all there will be.
 #[derive(Debug)]
 #[must_use = "dropping it undoes what the images need"]
 pub struct Finished {
+    /// The first to go.
+    net_lock: Option<Guard>,
     connections: Repaired,
     queues: Queues,
     links: remap::Links,
@@ -24,11 +27,21 @@ impl Finished {
         self.links.keep();
     }
 
-    /// The tasks die now: what the images refer to stays, what dies with them is not put back.
-    pub fn keep(mut self) {
+    /// How the network is locked, or would be.
+    pub fn lock_method(&self, request: &Request) -> Method {
+        self.net_lock.as_ref().map_or_else(|| net_lock::method(request), Guard::method)
+    }
+
+    /// The tasks die now: what the images refer to stays, what dies with them is not put back,
+    /// and the network stays locked until their restore.
+    pub fn keep(mut self) -> Result<(), Error> {
+        if let Some(guard) = self.net_lock.take() {
+            guard.keep()?;
+        }
         self.connections.forget();
         self.queues.forget();
         self.links.keep();
+        Ok(())
     }
 }
 
@@ -63,6 +76,7 @@ impl FileTable {
         self.write_pipe_data(dir).map_err(FilesError::Tree)?;
         self.write_queues(dir).map_err(FilesError::Tree)?;
         let queues = self.write_ttys(dir)?;
-        Ok(Finished { connections, queues, links: std::mem::take(&mut self.remap.links) })
+        let net_lock = self.net_lock.guard.take();
+        Ok(Finished { net_lock, connections, queues, links: std::mem::take(&mut self.remap.links) })
     }
 }

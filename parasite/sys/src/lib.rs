@@ -21,6 +21,8 @@ pub mod file;
 #[cfg(feature = "std")]
 pub mod net;
 #[cfg(feature = "std")]
+pub mod net_lock;
+#[cfg(feature = "std")]
 pub mod netlink;
 #[cfg(feature = "std")]
 pub mod pagemap;

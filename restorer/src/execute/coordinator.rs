@@ -40,9 +40,10 @@ pub(crate) fn run(request: &Request, hooks: &mut dyn Hooks) -> Result<Restored, 
     raise_nofile(&plan.facts);
     hook(hooks, Action::PreRestore, None)?;
 
+    let lock = files::net_lock::Lock::new(&cp, &plan.files, request)?;
     let saved = Saved::enter()?;
     let mut tree = Tree { plan: &plan, request, root: 0, leaders: false };
-    let result = tree.restore(hooks, begun);
+    let result = tree.restore(hooks, lock, begun);
     if result.is_err() {
         tree.destroy();
     }
@@ -120,6 +121,7 @@ impl Tree<'_> {
     fn restore(
         &mut self,
         hooks: &mut dyn Hooks,
+        lock: files::net_lock::Lock,
         begun: Instant,
     ) -> Result<RestoreStatsEntry, Error> {
         let plan = self.plan;
@@ -139,7 +141,6 @@ impl Tree<'_> {
 
         hook(hooks, Action::PostRestore, Some(self.root))?;
         finish::seize_threads(plan)?;
-        // Here the network is unlocked, when a tree has one of its own: refused as yet.
         let last = |task: &Task| {
             1 + task.threads[1..].iter().filter(|t| scripts::has_last_stage(plan, task, t)).count()
         };
@@ -150,6 +151,7 @@ impl Tree<'_> {
         finish::unmap_arenas(plan)?;
         finish::set_registers(plan)?;
         finish::stop_signals(plan, self.request)?;
+        lock.unlock();
         files::tcp_stream::finish(&plan.files, self.request, flying, &|vpid| vpid)?;
         if let Err(code) = hooks.run(Action::PreResume, Some(self.root)) {
             log::warn!("pre-resume hook failed with {code}");

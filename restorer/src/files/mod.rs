@@ -25,6 +25,7 @@ mod ghost;
 mod inet_sk;
 mod late;
 mod memfd;
+pub mod net_lock;
 mod netlink_sk;
 mod ns_file;
 mod open;

@@ -1,0 +1,73 @@
+//! The network lock of a restore.
+//!
+//! What the dump has locked stays so until all is done, as a restore that fails may be tried
+//! again. Besides, the restore locks the same connections itself: there may be nothing left of
+//! the dump's lock, on another machine or after a boot.
+
+use super::{Error, FilesPlan, Result, tcp_stream};
+use crate::Request;
+use images::Checkpoint;
+use sys::net_lock::{Connection, Guard, Method, Place, What};
+use sys::tcp::state;
+
+/// The lock of one restore.
+#[derive(Debug)]
+pub struct Lock {
+    /// The restore's own.
+    guard: Option<Guard>,
+    dump: Place,
+    what: What,
+}
+
+fn place(cp: &Checkpoint) -> Result<Place> {
+    let method = match cp.inventory.network_lock_method() {
+        0 => Method::Iptables,
+        1 => Method::Nftables,
+        2 => Method::Skip,
+        other => {
+            let text = format!("inventory.img: network_lock_method {other} is not known");
+            return Err(Error::Refused(text));
+        }
+    };
+    let id = cp.inventory.dump_criu_run_id.clone();
+    let id = id.unwrap_or_else(|| cp.root().pid.to_string());
+    Ok(Place { ns: None, name: Place::name(&id), method })
+}
+
+impl Lock {
+    /// Locks the connections that are restored. Before any of them is made.
+    pub fn new(cp: &Checkpoint, plan: &FilesPlan, request: &Request) -> Result<Self> {
+        let sockets = plan.set.files.values().filter_map(|f| f.isk.as_ref());
+        let alive =
+            sockets.filter(|e| tcp_stream::is_connection(e) && e.state != u32::from(state::CLOSE));
+        let mut all = Vec::new();
+        for entry in alive {
+            let (own, peer) = tcp_stream::addresses(entry)?;
+            all.push(Connection::new(own, peer));
+        }
+        let what = What::Connections(all);
+        let dump = place(cp)?;
+        let wanted = what != What::Connections(Vec::new()) && !request.tcp_close;
+        let mut guard = None;
+        if wanted {
+            guard = match Guard::own(place(cp)?, what.clone()) {
+                Ok(guard) => Some(guard),
+                // As CRIU does it.
+                Err(e) => {
+                    log::warn!("only the lock of the dump, if any, keeps packets away: {e}");
+                    None
+                }
+            };
+        }
+        Ok(Self { guard, dump, what })
+    }
+
+    /// Removes the lock of the dump and our own: packets flow again.
+    pub fn unlock(mut self) {
+        let none = self.what == What::Connections(Vec::new());
+        if !none && let Err(e) = self.dump.unlock(&self.what) {
+            log::error!("the network stays locked: {e}");
+        }
+        drop(self.guard.take());
+    }
+}

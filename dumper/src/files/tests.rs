@@ -147,7 +147,7 @@ fn a_lost_name_needs_link_remap_and_is_undone() {
     assert_eq!(links(), 2);
     drop(got.finished);
     assert_eq!(links(), 1);
-    try_dump(&[pid], |r| r.link_remap = true).unwrap().finished.keep();
+    try_dump(&[pid], |r| r.link_remap = true).unwrap().finished.keep().unwrap();
     assert_eq!(links(), 2);
 }
 

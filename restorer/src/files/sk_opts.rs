@@ -111,11 +111,8 @@ pub(super) fn tcp(
     set(libc::TCP_KEEPCNT, tcp.and_then(|t| t.keepcnt).or(old.tcp_keepcnt))?;
     set(libc::TCP_KEEPIDLE, tcp.and_then(|t| t.keepidle).or(old.tcp_keepidle))?;
     set(libc::TCP_KEEPINTVL, tcp.and_then(|t| t.keepintvl).or(old.tcp_keepintvl))?;
-    set(
-        libc::TCP_NODELAY,
-        tcp.and_then(|t| t.nodelay).or(stream.and_then(|s| s.nodelay)).map(u32::from),
-    )?;
-    set(libc::TCP_CORK, tcp.and_then(|t| t.cork).or(stream.and_then(|s| s.cork)).map(u32::from))
+    set(libc::TCP_NODELAY, tcp.and_then(|t| t.nodelay).or_else(|| stream?.nodelay).map(u32::from))?;
+    set(libc::TCP_CORK, tcp.and_then(|t| t.cork).or_else(|| stream?.cork).map(u32::from))
 }
 
 /// The kernel doubles what is set; images have what it shows.

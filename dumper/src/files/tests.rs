@@ -23,7 +23,14 @@ impl Drop for Sleeper {
 fn sleeper(fds: [OwnedFd; 3]) -> Sleeper {
     let [a, b, c] = fds.map(Stdio::from);
     let child = Command::new("sleep").arg("1000").stdin(a).stdout(b).stderr(c).spawn();
-    Sleeper(child.expect("sleep is there"))
+    let child = Sleeper(child.expect("sleep is there"));
+    // Not while its loader still has files open.
+    let call = format!("/proc/{}/syscall", child.0.id());
+    let asleep = format!("{} ", libc::SYS_clock_nanosleep);
+    while !std::fs::read_to_string(&call).is_ok_and(|text| text.starts_with(&asleep)) {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    child
 }
 
 fn task(pid: i32, files_id: u32) -> Task {

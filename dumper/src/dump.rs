@@ -2,6 +2,7 @@
 
 use crate::files::{FileTable, Finished};
 use crate::hooks::{Action, Hooks};
+use crate::ns::{self, Namespaces};
 use crate::pages::Control;
 use crate::stop::Stop;
 use crate::task::core::{self, Common, Cores};
@@ -9,11 +10,12 @@ use crate::task::creds::Lsm;
 use crate::task::seccomp::Filters;
 use crate::task::{cgroup, ids, inside};
 use crate::tree::{self, Task, Tree};
-use crate::{Error, Leave, Request, Stats, finish, inventory, mm, ns, pages};
+use crate::{Error, Leave, Request, Stats, finish, inventory, mm, pages};
 use images::proto::{FdinfoEntry, FsEntry, PstreeEntry};
 use images::{Dir, Image};
 use parasite::{Frozen, Limits};
 use std::collections::HashSet;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// The whole dump, in the worker process.
@@ -96,14 +98,17 @@ fn save(
     let stop = control.stop;
     let mut tree = tree::describe(frozen)?;
     tree::check_sessions(&tree, request)?;
-    ns::check(&tree)?;
     ids::assign(&mut tree)?;
+    let namespaces = Rc::new(Namespaces::collect(&tree, request)?);
+    ns::check(&ns::Cx { tree: &tree, request, dir, all: &namespaces })?;
     let sets = cgroup::Sets::collect(&tree)?;
     ask_inside(&mut tree, frozen, request, stop)?;
     let run_id = inventory::run_id()?;
-    let (contents, files) = contents(&tree, request, &run_id, dir, control, stats)?;
+    let cx = ns::Cx { tree: &tree, request, dir, all: &namespaces };
+    let (contents, files) = contents(&cx, Rc::clone(&namespaces), &run_id, control, stats)?;
+    ns::dump(&cx)?;
     let cores = cores(&tree, frozen, &sets, stop)?;
-    write_tasks(dir, &tree, contents, cores)?;
+    write_tasks(&cx, contents, cores)?;
     if let Some(entry) = sets.entry()? {
         dir.write_one(Image::Cgroup, &entry)?;
     }
@@ -144,15 +149,15 @@ struct Contents {
 
 /// Collects files and address spaces, and writes files and pages.
 fn contents(
-    tree: &Tree,
-    request: &Request,
+    cx: &ns::Cx<'_>,
+    namespaces: Rc<Namespaces>,
     run_id: &str,
-    dir: &Dir,
     control: Control<'_>,
     stats: &mut Stats,
 ) -> Result<(Contents, Finished), Error> {
     let stop = control.stop;
-    let mut files = FileTable::new(request, tree)?;
+    let (tree, request, dir) = (cx.tree, cx.request, cx.dir);
+    let mut files = FileTable::new(request, tree, namespaces)?;
     files.lock_network(run_id)?;
     let mut tables = HashSet::new();
     let mut all = Contents { fdinfos: Vec::new(), fs: Vec::new(), mms: Vec::new() };
@@ -201,7 +206,8 @@ fn cores(
     Ok(AllCores { of_task, filters: common.filters })
 }
 
-fn write_tasks(dir: &Dir, tree: &Tree, contents: Contents, cores: AllCores) -> Result<(), Error> {
+fn write_tasks(cx: &ns::Cx<'_>, contents: Contents, cores: AllCores) -> Result<(), Error> {
+    let (dir, tree) = (cx.dir, cx.tree);
     for (files_id, entries) in &contents.fdinfos {
         let mut writer = dir.writer(Image::Fdinfo(*files_id))?;
         for entry in entries {
@@ -217,7 +223,7 @@ fn write_tasks(dir: &Dir, tree: &Tree, contents: Contents, cores: AllCores) -> R
         if !task.is_zombie() {
             let (fs, mm) =
                 alive.next().ok_or_else(|| Error::NotYet("task without memory".into()))?;
-            dir.write_one(Image::Ids(vpid), &ns::ids(Some((ids::id(task, i), task.files_id))))?;
+            dir.write_one(Image::Ids(vpid), &cx.all.ids(task, ids::id(task, i)))?;
             dir.write_one(Image::Fs(vpid), fs)?;
             dir.write_one(Image::Mm(vpid), &mm.entry)?;
             cores.amber.vmas = mm.extras.clone();

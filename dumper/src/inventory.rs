@@ -1,8 +1,9 @@
 //! `inventory.img`, which makes a directory a complete dump.
 
+use crate::ns::Namespaces;
 use crate::task::cgroup::OWN_SET;
 use crate::task::creds::Lsm;
-use crate::{Error, Request, ns};
+use crate::{Error, Request};
 use images::proto::{InventoryEntry, Lsmtype, PluginsEntry};
 use images::{Dir, Image};
 use parasite::proc;
@@ -26,7 +27,7 @@ pub(crate) fn write(dir: &Dir, request: &Request, run_id: &str, lock: Method) ->
     let entry = InventoryEntry {
         img_version: IMG_VERSION,
         fdinfo_per_id: Some(true),
-        root_ids: Some(ns::ids(None)),
+        root_ids: Some(Namespaces::own_ids()),
         ns_per_id: Some(true),
         root_cg_set: Some(OWN_SET),
         lsmtype: Some(lsmtype.into()),

@@ -87,16 +87,17 @@ pub struct Thread {
 /// Describes what is frozen. Index for index the same tasks and threads as in `frozen`.
 pub(crate) fn describe(frozen: &Frozen) -> Result<Tree, Error> {
     let mut vpids = HashMap::new();
+    let levels = frozen.processes.first().map_or(0, |p| p.status().nspid.len());
     let mut tasks = Vec::with_capacity(frozen.processes.len());
     for p in &frozen.processes {
-        let task = task(p, &vpids).map_err(Error::on(p.pid))?;
+        let task = task(p, levels, &vpids).map_err(Error::on(p.pid))?;
         vpids.insert(p.pid, task.vpid);
         tasks.push(task);
     }
     Ok(Tree { tasks })
 }
 
-fn task(p: &parasite::Process, vpids: &HashMap<i32, i32>) -> Result<Task, Error> {
+fn task(p: &parasite::Process, levels: usize, vpids: &HashMap<i32, i32>) -> Result<Task, Error> {
     let stat = Stat::read(p.pid)?;
     let status = p.status().clone();
     let state = match p.stopped_by() {
@@ -109,16 +110,16 @@ fn task(p: &parasite::Process, vpids: &HashMap<i32, i32>) -> Result<Task, Error>
         }
     };
     let threads = p.threads.iter().map(|t| {
-        let vtid = virtual_id(t.tid, &t.status)?;
+        let vtid = virtual_id(&t.status, levels)?;
         Ok(Thread { tid: t.tid, vtid, inside: ThreadInside::default() })
     });
     Ok(Task {
         pid: p.pid,
-        vpid: virtual_id(p.pid, &status)?,
+        vpid: virtual_id(&status, levels)?,
         // The root's parent is not in the map: 0.
         ppid: vpids.get(&p.ppid).copied().unwrap_or(0),
-        pgid: stat.pgid,
-        sid: stat.sid,
+        pgid: status.nspgid.last().copied().unwrap_or(0),
+        sid: status.nssid.last().copied().unwrap_or(0),
         state,
         pidfd: p.pidfd.as_fd().try_clone_to_owned().map_err(|e| sys::Error::io("dup", &e))?,
         threads: threads.collect::<Result<_, Error>>()?,
@@ -129,19 +130,20 @@ fn task(p: &parasite::Process, vpids: &HashMap<i32, i32>) -> Result<Task, Error>
     })
 }
 
-/// The number in the images of a task that we know as `pid`.
-fn virtual_id(pid: i32, status: &Status) -> Result<i32, Error> {
-    // More than one number: the task lives in a pid namespace below ours.
-    match status.nspid[..] {
-        [one] if one == pid => Ok(pid),
-        _ => Err(Error::NotYet("a pid namespace of its own".into())),
+/// The number in the images: the one in the innermost namespace, which the root is in as well.
+fn virtual_id(status: &Status, levels: usize) -> Result<i32, Error> {
+    match status.nspid.last() {
+        Some(last) if status.nspid.len() == levels => Ok(*last),
+        _ => Err(Error::Refused(
+            "Can't dump nested pid namespace: it differs from the root task's".into(),
+        )),
     }
 }
 
 /// Sessions and groups that a restore could not make: refused before anything is saved.
 pub(crate) fn check_sessions(tree: &Tree, request: &Request) -> Result<(), Error> {
     let root = tree.root();
-    if !request.shell_job && root.sid != root.pid {
+    if !request.shell_job && root.sid != root.vpid {
         return Err(Error::Refused(format!(
             "A session leader of {}({}) is outside of its pid namespace (session {}): it was \
              started by a shell or another program that is not dumped; try --shell-job",

@@ -124,8 +124,9 @@ impl Frozen {
                 log::warn!("task {}: {e}", p.pid);
             }
         }
-        // Threads first: a leader is reported only when it is the last one.
-        for p in processes.iter().filter(|p| !p.zombie) {
+        // Children first: the init of a pid namespace is dead only when all in it are, and those
+        // wait for us. Threads first: a leader is reported only when it is the last one.
+        for p in processes.iter().rev().filter(|p| !p.zombie) {
             for t in p.threads.iter().rev() {
                 while let Ok((_, what)) = ptrace::wait(t.tid, true) {
                     if matches!(what, ptrace::Wait::Gone(_)) {

@@ -134,6 +134,24 @@ pub enum Error {
         /// Kind of namespace.
         kind: &'static str,
     },
+    /// Namespaces that differ within the tree.
+    #[error(
+        "task {pid} is in another {kind} namespace than the root task: this cannot be restored"
+    )]
+    Nested {
+        /// Virtual pid.
+        pid: u32,
+        /// Kind of namespace.
+        kind: &'static str,
+    },
+    /// A namespace that somebody else has to bring.
+    #[error("the {kind} namespace is external: needs --inherit-fd fd[N]:{key}")]
+    External {
+        /// Kind of namespace.
+        kind: &'static str,
+        /// Its key.
+        key: String,
+    },
     /// No instruction to unmap the arena with.
     #[error("task {0} has no `syscall` instruction in its memory")]
     NoGadget(u32),

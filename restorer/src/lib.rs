@@ -18,6 +18,7 @@ mod facts;
 pub mod files;
 mod hooks;
 mod mm;
+mod ns;
 mod plan;
 mod request;
 mod script;

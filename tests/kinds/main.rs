@@ -14,6 +14,7 @@ mod fsnotify;
 mod inet_sk;
 mod memfd;
 mod memory;
+mod ns;
 mod pidfd;
 mod pipe;
 mod reg_file;

@@ -29,6 +29,7 @@ pub struct Subject {
     prepare: Option<&'static str>,
     refused: Option<&'static str>,
     rounds: usize,
+    flavour: Option<String>,
 }
 
 impl Subject {
@@ -44,6 +45,7 @@ impl Subject {
             prepare: None,
             refused: None,
             rounds: 1,
+            flavour: std::env::var("AMBER_FLAVOUR").ok().filter(|f| f != "host"),
         }
     }
 
@@ -68,6 +70,13 @@ impl Subject {
     /// Dumps and restores so many times: what was restored must be whole enough for it.
     pub fn rounds(mut self, rounds: usize) -> Self {
         self.rounds = rounds;
+        self
+    }
+
+    /// Runs it in namespaces of its own: see [`Sandbox::start_in`]. `AMBER_FLAVOUR` says the same
+    /// for all subjects that do not say it themselves.
+    pub fn flavour(mut self, kinds: &str) -> Self {
+        self.flavour = Some(kinds.to_owned());
         self
     }
 
@@ -161,13 +170,16 @@ impl Subject {
         let dir = sandbox.dir().to_str().expect("utf-8");
         let mut args = vec![dir];
         args.extend(&self.args);
-        sandbox.start(&subject(self.name), &args);
+        match &self.flavour {
+            Some(kinds) => sandbox.start_in(kinds, &subject(self.name), &args),
+            None => sandbox.start(&subject(self.name), &args),
+        }
         let heard = sandbox.hear(&["ready", "bad", "skip"], LIMIT).ok_or("never got ready")?;
         if let Some(why) = heard.strip_prefix("skip: ") {
             return Ok(Started::Skipped(why.to_owned()));
         }
         let pid = heard.strip_prefix("ready ").ok_or_else(|| format!("set-up: {heard}"))?;
-        Ok(Started::Ready(pid.to_owned()))
+        Ok(Started::Ready(sandbox.root_pid().unwrap_or_else(|| pid.to_owned())))
     }
 
     fn is_refused(&self, sandbox: &Sandbox) -> Result<(), String> {

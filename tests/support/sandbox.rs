@@ -163,6 +163,20 @@ impl Sandbox {
         );
     }
 
+    /// The same in further namespaces of its own: `kinds` is a list of `pid`, `uts`, `ipc`, `net`,
+    /// `mnt`, `user`, `time`, `cgroup`, with commas. With `pid` an init is the root of the tree.
+    pub fn start_in(&self, kinds: &str, program: &Path, args: &[&str]) {
+        let (dir, program) = (self.dir().to_str().expect("utf-8"), program.to_str());
+        let mut all = vec![dir, kinds, program.expect("utf-8")];
+        all.extend(args);
+        self.start(&tool("flavour"), &all);
+    }
+
+    /// The root of the tree that [`Self::start_in`] made, as seen inside.
+    pub fn root_pid(&self) -> Option<String> {
+        fs::read_to_string(self.path("root.pid")).ok().filter(|pid| !pid.is_empty())
+    }
+
     /// What the subject has said, line by line.
     pub fn said(&self) -> Vec<String> {
         let text = fs::read_to_string(self.path("state")).unwrap_or_default();

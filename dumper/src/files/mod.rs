@@ -44,6 +44,7 @@ mod write;
 pub use error::Error as FilesError;
 pub use write::Finished;
 
+use crate::ns::Namespaces;
 use crate::tree::{Task, Tree};
 use crate::{Error, Request};
 use error::{Why, text};
@@ -53,6 +54,7 @@ use kind::Kind;
 use nix::sys::stat::{FileStat, fstat};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::rc::Rc;
 
 /// A file that a VMA maps.
 #[derive(Debug)]
@@ -78,6 +80,7 @@ pub(crate) struct Owner {
 #[derive(Debug)]
 pub struct FileTable {
     request: Request,
+    ns: Rc<Namespaces>,
     external: external::External,
     owners: Vec<Owner>,
     walk: Walk,
@@ -127,7 +130,7 @@ pub(crate) struct Open<'a> {
 
 impl FileTable {
     /// Looks at every descriptor of `tree`.
-    pub fn new(request: &Request, tree: &Tree) -> Result<Self, Error> {
+    pub fn new(request: &Request, tree: &Tree, ns: Rc<Namespaces>) -> Result<Self, Error> {
         let walk = Walk::new(tree).map_err(Error::Files)?;
         let owners = tree
             .tasks
@@ -152,6 +155,7 @@ impl FileTable {
         }
         Ok(Self {
             request: request.clone(),
+            ns,
             external: external::External::parse(&request.external),
             owners,
             walk,

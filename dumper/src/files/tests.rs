@@ -66,7 +66,8 @@ fn try_dump(pids: &[i32], change: impl Fn(&mut Request)) -> Result<Dumped, Error
     change(&mut request);
     let tasks = pids.iter().zip(1..).map(|(&pid, n)| task(pid, n)).collect();
     let tree = Tree { tasks };
-    let mut table = FileTable::new(&request, &tree)?;
+    let ns = crate::ns::Namespaces::collect(&tree, &request)?;
+    let mut table = FileTable::new(&request, &tree, ns.into())?;
     let mut fds = Vec::new();
     for task in &tree.tasks {
         fds.push(table.collect_fds(task)?);

@@ -46,6 +46,21 @@ impl NsKind {
         Self::Net,
     ];
 
+    /// As `/proc/PID/ns` calls it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Time => "time",
+            Self::Mnt => "mnt",
+            Self::Cgroup => "cgroup",
+            Self::Uts => "uts",
+            Self::Ipc => "ipc",
+            Self::User => "user",
+            Self::Pid => "pid",
+            Self::Net => "net",
+        }
+    }
+
     /// The clone flag.
     #[must_use]
     pub fn clone_flag(self) -> u32 {

@@ -156,3 +156,10 @@ pub fn prctl(option: i32, args: [u64; 4]) -> Result<i32> {
     let ret = unsafe { libc::prctl(option, args[0], args[1], args[2], args[3]) };
     check(ret.into(), || format!("prctl({option}, {args:x?})")).map(|r| r as i32)
 }
+
+/// `setdomainname(2)`.
+pub fn set_domain_name(name: &[u8]) -> Result<()> {
+    // SAFETY: the kernel reads `len` bytes of `name`.
+    let ret = unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) };
+    check(ret.into(), || format!("setdomainname({:?})", String::from_utf8_lossy(name))).map(|_| ())
+}

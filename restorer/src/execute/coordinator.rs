@@ -5,6 +5,8 @@ use crate::execute::stage::{Board, COMPARED, Failure, KEPT, describe};
 use crate::execute::{finish, fork, scripts, task};
 use crate::facts::{Facts, Range, map_line};
 use crate::files::{self, Files};
+use crate::ns::Made;
+use crate::ns::pid::{PidPlan, Pids};
 use crate::plan::tree::Role;
 use crate::plan::{Plan, pids};
 use crate::task::amber::personality_of_criu;
@@ -35,14 +37,17 @@ pub(crate) fn run(request: &Request, hooks: &mut dyn Hooks) -> Result<Restored, 
     let cp = Checkpoint::load(&dir)?;
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let plan = Plan::new(&cp, amber(&cp)?, request, Facts::gather()?, &present()?, cpus)?;
-    pids::check(pids::wanted(&cp, &plan.tree), plan.facts.pid_max, pids::owner)?;
+    if plan.ns.pid.is_none() {
+        pids::check(pids::wanted(&cp, &plan.tree), plan.facts.pid_max, pids::owner)?;
+    }
     log::debug!("plan:\n{}", plan.tree);
     raise_nofile(&plan.facts);
     hook(hooks, Action::PreRestore, None)?;
 
     let lock = files::net_lock::Lock::new(&cp, &plan.files, request)?;
     let saved = Saved::enter()?;
-    let mut tree = Tree { plan: &plan, request, root: 0, leaders: false };
+    let pids = Pids::default();
+    let mut tree = Tree { plan: &plan, request, root: 0, pids, leaders: false };
     let result = tree.restore(hooks, lock, begun);
     if result.is_err() {
         tree.destroy();
@@ -113,6 +118,8 @@ struct Tree<'a> {
     request: &'a Request,
     /// Pid of the root task, 0 before it exists.
     root: i32,
+    /// Numbers of the others.
+    pids: Pids,
     /// Whether the leaders of live tasks are traced.
     leaders: bool,
 }
@@ -129,40 +136,51 @@ impl Tree<'_> {
         let forking = Instant::now();
         board.open(Stage::RootTask, 0);
         self.make_root(&board)?;
+        if plan.ns.any() {
+            hook(hooks, Action::SetupNamespaces, Some(self.root))?;
+            self.stage(&board, Stage::PrepareNamespaces, 1)?;
+            hook(hooks, Action::PostSetupNamespaces, None)?;
+        }
         self.stage(&board, Stage::Forking, plan.tree.processes.len())?;
         let forking_time = micros(forking);
 
         self.leaders = true;
-        finish::seize_leaders(plan)?;
+        finish::seize_leaders(plan, &self.pids)?;
         let threads = plan.live().map(|(_, task, _)| task.threads.len()).sum();
         self.stage(&board, Stage::Restore, threads)?;
-        let flying = files::tcp_stream::flying(&plan.files, &|vpid| vpid)?;
+        let pid_of = |vpid: i32| self.pids.real(vpid.cast_unsigned()).unwrap_or(-1);
+        let flying = files::tcp_stream::flying(&plan.files, &pid_of)?;
         self.stage(&board, Stage::RestoreSigchld, plan.live().count())?;
 
         hook(hooks, Action::PostRestore, Some(self.root))?;
-        finish::seize_threads(plan)?;
+        finish::seize_threads(plan, &self.pids)?;
         let last = |task: &Task| {
             1 + task.threads[1..].iter().filter(|t| scripts::has_last_stage(plan, task, t)).count()
         };
         let count = plan.live().map(|(_, task, _)| last(task)).sum();
         self.stage(&board, Stage::RestoreCreds, count)?;
 
-        finish::stop_all(plan)?;
-        finish::unmap_arenas(plan)?;
-        finish::set_registers(plan)?;
-        finish::stop_signals(plan, self.request)?;
+        finish::stop_all(plan, &self.pids)?;
+        finish::unmap_arenas(plan, &self.pids)?;
+        finish::set_registers(plan, &self.pids)?;
+        finish::stop_signals(plan, &self.pids, self.request)?;
         lock.unlock();
-        files::tcp_stream::finish(&plan.files, self.request, flying, &|vpid| vpid)?;
+        files::tcp_stream::finish(&plan.files, self.request, flying, &pid_of)?;
         if let Err(code) = hooks.run(Action::PreResume, Some(self.root)) {
             log::warn!("pre-resume hook failed with {code}");
         }
-        files::late(&plan.files, &|vpid| vpid)?;
+        files::late(&plan.files, &pid_of)?;
+        let root = match plan.ns.mnt {
+            Some(_) => format!("/proc/{}/root", self.root),
+            None => "/".to_owned(),
+        };
+        let root =
+            fs::File::open(&root).map_err(|e| sys::Error::io(format_args!("open({root})"), &e))?;
         let restore_time = micros(begun);
-        finish::detach_all(plan)?;
+        finish::detach_all(plan, &self.pids)?;
         if let Err(code) = hooks.run(Action::PostResume, Some(self.root)) {
             log::warn!("post-resume hook failed with {code}");
         }
-        let root = fs::File::open("/").map_err(|e| sys::Error::io("open(/)", &e))?;
         files::cleanup(&plan.files, root.as_fd());
         if self.request.auto_dedup {
             dedup(plan);
@@ -181,16 +199,27 @@ impl Tree<'_> {
 
     fn make_root(&mut self, board: &Board) -> Result<(), Error> {
         let pid = self.plan.tree.processes[0].pid;
+        let ns = &self.plan.ns;
         let flags = if self.request.sibling { libc::CLONE_PARENT as u64 } else { 0 };
+        let files = Files::new(&self.plan.files, self.request, &self.plan.cp.chain)?;
+        let coordinator = sys::fd::pidfd_open(self.plan.facts.pid, 0)?;
+        let least = files.least();
         let mut context = task::Context {
             plan: self.plan,
             board,
             sibling: self.request.sibling,
+            coordinator: sys::fd::dup_above(coordinator.as_fd(), least)?,
+            made: Made::new(least),
+            request: self.request,
             premaps: Pieces::new(),
-            files: Files::new(&self.plan.files, self.request, &self.plan.cp.chain)?,
+            files,
         };
+        let born_in = ns.pid.as_ref().map(PidPlan::for_children).transpose()?;
+        let flags = flags | ns.clone_flags();
         let made = fork::fork(flags, pid.cast_signed(), || task::root(&mut context));
+        drop(born_in);
         self.root = made.map_err(|e| Error::from(e).of_task(pid))?;
+        self.pids = Pids::new(self.root, ns.pid.is_some())?;
         ptrace::seize(self.root, finish::options(self.plan))?;
         Ok(())
     }
@@ -239,8 +268,8 @@ impl Tree<'_> {
 
     fn wanted_alive(&self, pid: i32) -> bool {
         let live = |p: &&crate::plan::tree::Process| matches!(p.role, Role::Live(_));
-        pid == self.root
-            || self.plan.tree.processes.iter().filter(live).any(|p| p.pid.cast_signed() == pid)
+        let mut all = self.plan.tree.processes.iter().filter(live);
+        pid == self.root || all.any(|p| self.pids.known(p.pid) == Some(pid))
     }
 
     /// Kills all there is and waits until it is gone.
@@ -252,7 +281,7 @@ impl Tree<'_> {
         let _ = sys::task::kill(self.root, libc::SIGKILL);
         if self.leaders {
             for (_, task, _) in self.plan.live() {
-                let pid = task.pid.cast_signed();
+                let Ok(pid) = self.pids.real(task.pid) else { continue };
                 // Only if it is still ours to trace: the number may be another's.
                 if ptrace::set_options(pid, 0).is_ok() || traced_by_us(pid) {
                     let _ = sys::task::kill(pid, libc::SIGKILL);

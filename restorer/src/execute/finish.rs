@@ -2,6 +2,7 @@
 //! from outside, the arenas go, and everything runs.
 
 use crate::mm::Space;
+use crate::ns::pid::Pids;
 use crate::plan::Plan;
 use crate::task::regs;
 use crate::{Error, Request};
@@ -23,29 +24,29 @@ pub(crate) fn options(plan: &Plan<'_>) -> u64 {
 }
 
 /// Traces the leaders of all live tasks but the root.
-pub(crate) fn seize_leaders(plan: &Plan<'_>) -> Result<(), Error> {
+pub(crate) fn seize_leaders(plan: &Plan<'_>, pids: &Pids) -> Result<(), Error> {
     // The first is the root, which is traced from the start.
     for (_, task, _) in plan.live().skip(1) {
-        ptrace::seize(task.pid.cast_signed(), options(plan))?;
+        ptrace::seize(pids.real(task.pid)?, options(plan))?;
     }
     Ok(())
 }
 
 /// Traces all other threads.
-pub(crate) fn seize_threads(plan: &Plan<'_>) -> Result<(), Error> {
+pub(crate) fn seize_threads(plan: &Plan<'_>, pids: &Pids) -> Result<(), Error> {
     for (_, thread) in threads(plan).filter(|(task, t)| t.tid != task.pid) {
-        ptrace::seize(thread.tid.cast_signed(), options(plan))?;
+        ptrace::seize(pids.real(thread.tid)?, options(plan))?;
     }
     Ok(())
 }
 
 /// Stops all threads, wherever the blob put them to sleep.
-pub(crate) fn stop_all(plan: &Plan<'_>) -> Result<(), Error> {
+pub(crate) fn stop_all(plan: &Plan<'_>, pids: &Pids) -> Result<(), Error> {
     for (_, thread) in threads(plan) {
-        ptrace::interrupt(thread.tid.cast_signed())?;
+        ptrace::interrupt(pids.real(thread.tid)?)?;
     }
     for (_, thread) in threads(plan) {
-        expect_stop(thread.tid.cast_signed())?;
+        expect_stop(pids.real(thread.tid)?)?;
     }
     Ok(())
 }
@@ -68,28 +69,29 @@ fn wait(tid: i32) -> Result<Wait, Error> {
 }
 
 /// Unmaps the arenas by a system call of each leader, all at once.
-pub(crate) fn unmap_arenas(plan: &Plan<'_>) -> Result<(), Error> {
+pub(crate) fn unmap_arenas(plan: &Plan<'_>, pids: &Pids) -> Result<(), Error> {
     for (_, task, live) in plan.live() {
         let Some(space) = plan.spaces.get(&task.pid) else { continue };
         let arena = &space.arena;
+        let pid = pids.real(task.pid)?;
         let regs = Regs {
-            rip: gadget(plan, task, live, space)?,
+            rip: gadget(plan, (task, pid), live, space)?,
             rax: libc::SYS_munmap.cast_unsigned(),
             rdi: arena.start,
             rsi: arena.end - arena.start,
             orig_rax: u64::MAX,
             ..general(task.leader())?
         };
-        let pid = task.pid.cast_signed();
         ptrace::set_regs(pid, &regs)?;
         ptrace::syscall(pid, 0)?;
     }
-    let leaders = || plan.live().map(|(_, task, _)| task.pid.cast_signed());
-    for pid in leaders() {
+    let leaders = plan.live().map(|(_, task, _)| pids.real(task.pid));
+    let leaders = leaders.collect::<Result<Vec<i32>, Error>>()?;
+    for &pid in &leaders {
         expect_stop(pid)?;
         ptrace::syscall(pid, 0)?;
     }
-    for pid in leaders() {
+    for &pid in &leaders {
         expect_stop(pid)?;
         let answer = ptrace::regs(pid)?.rax.cast_signed();
         if answer != 0 {
@@ -101,7 +103,12 @@ pub(crate) fn unmap_arenas(plan: &Plan<'_>) -> Result<(), Error> {
 }
 
 /// Where the task has a `syscall` instruction that stays.
-fn gadget(plan: &Plan<'_>, task: &Task, live: &Live, space: &Space) -> Result<u64, Error> {
+fn gadget(
+    plan: &Plan<'_>,
+    (task, pid): (&Task, i32),
+    live: &Live,
+    space: &Space,
+) -> Result<u64, Error> {
     let find = |bytes: &[u8]| bytes.windows(2).position(|w| w == SYSCALL).map(|at| at as u64);
     if let (Some((_, vdso)), Some(at)) = (space.vdso.last(), find(&plan.facts.vdso.bytes)) {
         return Ok(vdso + at);
@@ -112,7 +119,7 @@ fn gadget(plan: &Plan<'_>, task: &Task, live: &Live, space: &Space) -> Result<u6
         let mut at = vma.start;
         while at < vma.end {
             let n = buf.len().min((vma.end - at) as usize);
-            if sys::vm::read_exact(task.pid.cast_signed(), at, &mut buf[..n]).is_err() {
+            if sys::vm::read_exact(pid, at, &mut buf[..n]).is_err() {
                 break;
             }
             if let Some(found) = find(&buf[..n]) {
@@ -130,9 +137,9 @@ fn general(thread: &Thread) -> Result<Regs, Error> {
 }
 
 /// Puts registers, vector state, signal mask and what running our code has disturbed.
-pub(crate) fn set_registers(plan: &Plan<'_>) -> Result<(), Error> {
+pub(crate) fn set_registers(plan: &Plan<'_>, pids: &Pids) -> Result<(), Error> {
     for (task, thread) in threads(plan) {
-        let tid = thread.tid.cast_signed();
+        let tid = pids.real(thread.tid)?;
         let info = thread.core.thread_info.as_ref().ok_or(Error::Architecture)?;
         let area = regs::extended(&info.fpregs, &plan.facts.xsave)?;
         if area.len() > 512 {
@@ -163,7 +170,7 @@ pub(crate) fn set_registers(plan: &Plan<'_>) -> Result<(), Error> {
 }
 
 /// Stops those that were stopped; they take it before their first instruction.
-pub(crate) fn stop_signals(plan: &Plan<'_>, request: &Request) -> Result<(), Error> {
+pub(crate) fn stop_signals(plan: &Plan<'_>, pids: &Pids, request: &Request) -> Result<(), Error> {
     for (_, task, _) in plan.live() {
         let saved = task.tc().stop_signo.unwrap_or(libc::SIGSTOP.cast_unsigned());
         let signo = match task.state {
@@ -171,24 +178,24 @@ pub(crate) fn stop_signals(plan: &Plan<'_>, request: &Request) -> Result<(), Err
             _ if request.leave_stopped => libc::SIGSTOP,
             _ => continue,
         };
-        sys::task::kill(task.pid.cast_signed(), signo)?;
+        sys::task::kill(pids.real(task.pid)?, signo)?;
     }
     Ok(())
 }
 
 /// The tree runs.
-pub(crate) fn detach_all(plan: &Plan<'_>) -> Result<(), Error> {
+pub(crate) fn detach_all(plan: &Plan<'_>, pids: &Pids) -> Result<(), Error> {
     // From here on the tree lives whatever becomes of us. Detaching wakes each task, which takes
     // long against this: our death in between would leave half a tree.
     for (_, thread) in threads(plan) {
-        if let Err(e) = ptrace::set_options(thread.tid.cast_signed(), 0)
+        if let Err(e) = ptrace::set_options(pids.real(thread.tid)?, 0)
             && e.errno() != libc::ESRCH
         {
             return Err(e.into());
         }
     }
     for (_, thread) in threads(plan) {
-        match ptrace::detach(thread.tid.cast_signed(), 0) {
+        match ptrace::detach(pids.real(thread.tid)?, 0) {
             // Killed from outside in the meantime: nothing to let go.
             Err(e) if e.errno() == libc::ESRCH => {}
             other => other?,

@@ -1,6 +1,5 @@
 //! A process of the tree, from its birth to the blob.
 
-use crate::Error;
 use crate::execute::arena::Arena;
 use crate::execute::premap::{self, Pieces};
 use crate::execute::scripts::{self, Late};
@@ -8,16 +7,22 @@ use crate::execute::stage::{Board, COMPARED, KEPT};
 use crate::execute::{cgroup, enter_blob, fork};
 use crate::files::Files;
 use crate::mm::{self, Fds, Space};
+use crate::ns::{self, Made, NsPlan};
 use crate::plan::Plan;
 use crate::plan::tree::{Process, Role};
+use crate::{Error, Request};
 use images::checkpoint::{Live, Task};
 use images::proto::AmberTaskEntry;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::Mode;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use parasite_abi::restore::Stage;
 use std::convert::Infallible;
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 use sys::arena::exit_now;
 
@@ -28,6 +33,11 @@ pub(crate) struct Context<'a> {
     pub(crate) board: &'a Board,
     /// The root is a child of the coordinator's parent.
     pub(crate) sibling: bool,
+    /// The coordinator, as a pidfd: its number may mean nothing to us.
+    pub(crate) coordinator: OwnedFd,
+    /// Namespaces that were made for tasks other than the root.
+    pub(crate) made: Made,
+    pub(crate) request: &'a Request,
     /// Memory that was filled before the fork.
     pub(crate) premaps: Pieces,
     /// Files, as far as this process has them.
@@ -44,15 +54,25 @@ pub(crate) fn root(cx: &mut Context<'_>) -> ! {
 }
 
 fn prepare_root(cx: &mut Context<'_>) -> Result<(), Error> {
+    let ns = &cx.plan.ns;
+    let next = if ns.any() { Stage::PrepareNamespaces } else { Stage::Forking };
     if cx.sibling {
         // Our parent is the coordinator's; from the next stage on the coordinator traces us.
-        while !cx.board.wait_at_most(Stage::Forking, Duration::from_millis(100)) {
-            if sys::task::kill(cx.plan.facts.pid, 0).is_err() {
+        while !cx.board.wait_at_most(next, Duration::from_millis(100)) {
+            if ended(&cx.coordinator) {
                 exit_now(1);
             }
         }
     } else {
         die_with_parent(cx.plan.facts.pid)?;
+        cx.board.wait(next);
+    }
+    let made = Made::new(cx.files.least());
+    let mut env = ns::Cx { cp: cx.plan.cp, request: cx.request, proc: cx.files.proc(), made };
+    ns.prepare(&mut env)?;
+    cx.made = env.made;
+    if ns.any() {
+        cx.board.report();
         cx.board.wait(Stage::Forking);
     }
     cx.files.open_shared()?;
@@ -61,6 +81,12 @@ fn prepare_root(cx: &mut Context<'_>) -> Result<(), Error> {
         cx.files.open_anon_shared(*shmid, *size)?;
     }
     Ok(())
+}
+
+/// Whether the process behind a pidfd is dead.
+fn ended(pidfd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|n| n > 0)
 }
 
 /// Life of any other process, and of the root once it is prepared.
@@ -166,7 +192,7 @@ fn helper(cx: &mut Context<'_>, process: &Process) -> Result<Infallible, Error> 
 
 fn zombie(cx: &mut Context<'_>, process: &Process, task: &Task) -> Result<Infallible, Error> {
     family(cx, process)?;
-    set_comm(&task.tc().comm)?;
+    set_comm(cx.files.proc(), &task.tc().comm)?;
     cx.board.report();
     cx.board.wait(Stage::Restore);
     join_group(process)?;
@@ -188,15 +214,28 @@ fn zombie(cx: &mut Context<'_>, process: &Process, task: &Task) -> Result<Infall
     Err(Error::Field { what: "exit_code", value: status.into() })
 }
 
-fn set_comm(comm: &[u8]) -> Result<(), Error> {
-    fs::write("/proc/self/comm", &comm[..comm.len().min(15)])
+fn set_comm(proc: BorrowedFd<'_>, comm: &[u8]) -> Result<(), Error> {
+    write_self(proc, "comm", &comm[..comm.len().min(15)])
         .map_err(|e| sys::Error::io("write(/proc/self/comm)", &e).into())
+}
+
+fn open_self(proc: BorrowedFd<'_>, name: &str, flags: OFlag) -> std::io::Result<fs::File> {
+    let path = format!("self/{name}");
+    let fd = nix::fcntl::openat(proc, path.as_str(), flags | OFlag::O_CLOEXEC, Mode::empty())?;
+    Ok(fd.into())
+}
+
+fn write_self(proc: BorrowedFd<'_>, name: &str, text: &[u8]) -> std::io::Result<()> {
+    open_self(proc, name, OFlag::O_WRONLY)?.write_all(text)
 }
 
 fn live(cx: &mut Context<'_>, process: &Process, task: &Task) -> Result<Infallible, Error> {
     let (Some(live), Some(space)) = (&task.live, cx.plan.spaces.get(&task.pid)) else {
         return Err(Error::NoHole);
     };
+    if let Some(parent) = task.parent {
+        NsPlan::join(task, &cx.plan.cp.tasks[parent], &cx.made)?;
+    }
     let counts = premap::fill(&space.premaps, live, &mut cx.files, &mut cx.premaps)?;
     cx.board.count(COMPARED, counts.compared);
     cx.board.count(KEPT, counts.kept);
@@ -211,7 +250,7 @@ fn live(cx: &mut Context<'_>, process: &Process, task: &Task) -> Result<Infallib
     cgroup::join(cx.plan, task)?;
     cx.files.install(vpid)?;
     cx.files.set_fs(vpid)?;
-    proc_files(task, cx.plan.amber.get(&task.pid))?;
+    proc_files(cx.files.proc(), task, cx.plan.amber.get(&task.pid))?;
     let arena = Arena::map(&space.arena, kept[0].as_fd(), task.threads.len() - 1)?;
     let late = Late {
         seals: cx.files.seals(),
@@ -266,34 +305,43 @@ fn open(
 }
 
 /// What is set by writing to files of /proc.
-fn proc_files(task: &Task, amber: Option<&AmberTaskEntry>) -> Result<(), Error> {
+fn proc_files(
+    proc: BorrowedFd<'_>,
+    task: &Task,
+    amber: Option<&AmberTaskEntry>,
+) -> Result<(), Error> {
     if let Some(filter) = amber.and_then(|a| a.coredump_filter) {
-        let path = "/proc/self/coredump_filter";
-        let done = fs::write(path, format!("{filter:#x}"));
-        done.map_err(|e| sys::Error::io(format_args!("write({path}, {filter:#x})"), &e))?;
+        let name = "coredump_filter";
+        let done = write_self(proc, name, format!("{filter:#x}").as_bytes());
+        let call = || format!("write(/proc/self/{name}, {filter:#x})");
+        done.map_err(|e| sys::Error::io(call(), &e))?;
     }
 
     let tc = task.tc();
     if let Some(adj) = tc.oom_score_adj {
-        set_number("/proc/self/oom_score_adj", adj.into(), false)?;
+        set_number(proc, "oom_score_adj", adj.into(), false)?;
     }
     if let Some(uid) = tc.loginuid.filter(|uid| *uid != u32::MAX) {
-        set_number("/proc/self/loginuid", uid.into(), true)?;
+        set_number(proc, "loginuid", uid.into(), true)?;
     }
     Ok(())
 }
 
-fn set_number(path: &str, value: i64, fatal: bool) -> Result<(), Error> {
+fn set_number(proc: BorrowedFd<'_>, name: &str, value: i64, fatal: bool) -> Result<(), Error> {
     // Absent where the kernel was built without it.
-    let Ok(now) = fs::read_to_string(path) else { return Ok(()) };
+    let Ok(now) = open_self(proc, name, OFlag::O_RDONLY).and_then(std::io::read_to_string) else {
+        return Ok(());
+    };
     if now.trim().parse() == Ok(value) {
         return Ok(());
     }
-    match fs::write(path, value.to_string()) {
+    match write_self(proc, name, value.to_string().as_bytes()) {
         Ok(()) => Ok(()),
-        Err(e) if fatal => Err(sys::Error::io(format_args!("write({path}, {value})"), &e).into()),
+        Err(e) if fatal => {
+            Err(sys::Error::io(format_args!("write(/proc/self/{name}, {value})"), &e).into())
+        }
         Err(e) => {
-            log::warn!("{path} cannot be set to {value}: {e}");
+            log::warn!("/proc/self/{name} cannot be set to {value}: {e}");
             Ok(())
         }
     }

@@ -67,6 +67,16 @@ impl<'a> Files<'a> {
         Ok(files)
     }
 
+    /// `/proc` of the coordinator: `self` in it is whoever looks.
+    pub(crate) fn proc(&self) -> BorrowedFd<'_> {
+        self.proc.as_fd()
+    }
+
+    /// Numbers from this on are nobody's.
+    pub(crate) fn least(&self) -> RawFd {
+        self.plan.service_fd()
+    }
+
     /// Makes everything that more than one task uses. In the root task, as soon as its
     /// namespaces are filled, before it forks.
     pub fn open_shared(&mut self) -> Result<()> {

@@ -13,6 +13,7 @@ use crate::execute::arena;
 use crate::facts::{Facts, Range};
 use crate::files::FilesPlan;
 use crate::mm::{self, Space};
+use crate::ns::NsPlan;
 use crate::task::creds::Creds;
 use crate::task::regs;
 use crate::{Error, Request};
@@ -27,6 +28,7 @@ use tree::{Role, Tree};
 pub(crate) struct Plan<'a> {
     pub(crate) cp: &'a Checkpoint,
     pub(crate) facts: Facts,
+    pub(crate) ns: NsPlan,
     pub(crate) tree: Tree,
     pub(crate) files: FilesPlan,
     /// Address space of each live task, by virtual pid.
@@ -54,7 +56,7 @@ impl<'a> Plan<'a> {
         present: &[Range],
         cpus: usize,
     ) -> Result<Self, Error> {
-        refuse_namespaces(cp)?;
+        let ns = NsPlan::new(cp, request)?;
         if cp.inventory.allow_uprobes == Some(true) && !request.allow_uprobes {
             return Err(Error::Option("--allow-uprobes"));
         }
@@ -83,6 +85,7 @@ impl<'a> Plan<'a> {
             cp,
             amber,
             facts,
+            ns,
             tree,
             files,
             spaces,
@@ -172,24 +175,4 @@ fn sched(core: &images::proto::ThreadCoreEntry) -> Result<(), Error> {
         _ => return Err(Error::Field { what: "sched_policy", value: policy.into() }),
     };
     if good { Ok(()) } else { Err(Error::Field { what: "sched_prio", value: prio.into() }) }
-}
-
-/// Namespaces of the tasks' own come with later work.
-fn refuse_namespaces(cp: &Checkpoint) -> Result<(), Error> {
-    let host = &cp.root_ids;
-    for task in &cp.tasks {
-        let Some(ids) = &task.ids else { continue };
-        let kinds = [
-            ("pid", ids.pid_ns_id, host.pid_ns_id),
-            ("net", ids.net_ns_id, host.net_ns_id),
-            ("ipc", ids.ipc_ns_id, host.ipc_ns_id),
-            ("uts", ids.uts_ns_id, host.uts_ns_id),
-            ("mnt", ids.mnt_ns_id, host.mnt_ns_id),
-            ("user", ids.user_ns_id, host.user_ns_id),
-        ];
-        if let Some((kind, ..)) = kinds.iter().find(|(_, a, b)| a.unwrap_or(0) != b.unwrap_or(0)) {
-            return Err(Error::Namespace { pid: task.pid, kind });
-        }
-    }
-    Ok(())
 }

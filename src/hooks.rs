@@ -1,5 +1,5 @@
-//! What happens at the moments of a dump or restore: action scripts, the pidfile, a progress
-//! line. RPC notifications join here.
+//! What happens at the moments of a dump or restore: RPC notifications, action scripts, the
+//! pidfile, a progress line.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::progress::Progress;
+use crate::rpc::Client;
 
 /// CRIU's exit code of a dump whose script failed, and what it makes of its own -1.
 const SCRIPT_FAILED: i32 = 255;
@@ -16,6 +17,7 @@ const SCRIPT_FAILED: i32 = 255;
 /// What this program does at each moment.
 #[derive(Debug)]
 pub(crate) struct Hooks<'a> {
+    client: Option<&'a Client>,
     scripts: Scripts<'a>,
     pidfile: Option<PathBuf>,
     progress: Progress,
@@ -23,19 +25,51 @@ pub(crate) struct Hooks<'a> {
 
 impl<'a> Hooks<'a> {
     /// Hooks of a dump.
-    pub(crate) fn for_dump(scripts: Scripts<'a>) -> Self {
-        Self { scripts, pidfile: None, progress: Progress::new("dump") }
+    pub(crate) fn for_dump(scripts: Scripts<'a>, client: Option<&'a Client>) -> Self {
+        Self { client, scripts, pidfile: None, progress: Progress::new("dump") }
     }
 
     /// Hooks of a restore, which also writes the root's pid to `pidfile`.
-    pub(crate) fn for_restore(scripts: Scripts<'a>, pidfile: Option<PathBuf>) -> Self {
-        Self { scripts, pidfile, progress: Progress::new("restore") }
+    pub(crate) fn for_restore(
+        scripts: Scripts<'a>,
+        client: Option<&'a Client>,
+        pidfile: Option<PathBuf>,
+    ) -> Self {
+        Self { client, scripts, pidfile, progress: Progress::new("restore") }
+    }
+
+    /// Tells the client, then the scripts. `told_pid` is for the client, who is told it only
+    /// where CRIU does.
+    fn all(&self, action: &str, told_pid: Option<i32>, root_pid: Option<i32>) -> Result<(), i32> {
+        if let Some(client) = self.client {
+            client.notify(action, told_pid)?;
+        }
+        self.scripts.run(action, root_pid)
+    }
+
+    /// A client that has gone cannot be told the result: better nothing happens to the tasks.
+    fn client_waits(&self) -> Result<(), i32> {
+        match self.client {
+            Some(client) if client.has_gone() => {
+                log::error!("the RPC client has hung up");
+                Err(1)
+            }
+            _ => Ok(()),
+        }
     }
 }
 
 impl dumper::Hooks for Hooks<'_> {
     fn run(&mut self, action: dumper::Action, root_pid: i32) -> Result<(), i32> {
-        self.scripts.run(action.name(), Some(root_pid))
+        self.all(action.name(), None, Some(root_pid))?;
+        match action {
+            dumper::Action::PostDump => self.client_waits(),
+            _ => Ok(()),
+        }
+    }
+
+    fn query_ext_files(&mut self, _: i32) -> Result<Vec<String>, i32> {
+        self.client.map_or(Ok(Vec::new()), Client::query_ext_files)
     }
 
     fn progress(&self) -> &dyn dumper::Progress {
@@ -46,11 +80,18 @@ impl dumper::Hooks for Hooks<'_> {
 impl restorer::Hooks for Hooks<'_> {
     fn run(&mut self, action: restorer::Action, root_pid: Option<i32>) -> Result<(), i32> {
         use restorer::Action;
-        let ran = self.scripts.run(action.name(), root_pid);
+        let told_pid = match action {
+            Action::SetupNamespaces | Action::PostRestore => root_pid,
+            _ => None,
+        };
+        let ran = self.all(action.name(), told_pid, root_pid);
         match action {
             // Too late to go back.
             Action::NetworkUnlock | Action::PreResume | Action::PostResume => return Ok(()),
             _ => ran?,
+        }
+        if action == Action::PostRestore {
+            self.client_waits()?;
         }
         // Here, so that a restore that cannot write it fails while nothing runs yet.
         if action == Action::PostRestore

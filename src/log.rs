@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicI32, AtomicU8, Ordering::Relaxed};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -33,7 +33,9 @@ const OURS: [&str; 7] = ["criu", "dumper", "restorer", "parasite", "images", "sy
 
 struct Logger {
     verbosity: AtomicU8,
-    target: OnceLock<Target>,
+    /// Only written when the log is opened, which happens while there is one thread: the
+    /// readers of a forked child never wait.
+    target: RwLock<Option<&'static Target>>,
     start: OnceLock<Instant>,
     /// The only process whose lines carry no pid; 0 while none do.
     main_pid: AtomicI32,
@@ -58,7 +60,7 @@ struct Early {
 
 static LOGGER: Logger = Logger {
     verbosity: AtomicU8::new(DEFAULT_VERBOSITY),
-    target: OnceLock::new(),
+    target: RwLock::new(None),
     start: OnceLock::new(),
     main_pid: AtomicI32::new(0),
     early: Mutex::new(Vec::new()),
@@ -103,10 +105,17 @@ pub(crate) fn open(path: Option<&Path>) -> io::Result<()> {
         )?,
     };
     let file = identity(&fd)?;
-    let fresh = LOGGER.target.set(Target { fd, file }).is_ok();
-    debug_assert!(fresh, "the log is opened once");
+    // Stays for ever, as lines may be on their way to it; there is one for each RPC request.
+    let target: &'static Target = Box::leak(Box::new(Target { fd, file }));
+    if let Ok(mut place) = LOGGER.target.write() {
+        *place = Some(target);
+    }
     flush_early();
     Ok(())
+}
+
+fn target() -> Option<&'static Target> {
+    LOGGER.target.read().ok().and_then(|t| *t)
 }
 
 /// The last thing a process does with its log. What was kept for a log that never got opened
@@ -117,12 +126,19 @@ pub(crate) fn close() {
 
 /// The log's descriptor, once it is open.
 pub(crate) fn fd() -> Option<RawFd> {
-    LOGGER.target.get().map(|t| t.fd.as_raw_fd())
+    target().map(|t| t.fd.as_raw_fd())
+}
+
+/// Makes the log standard output and standard error, for a program that is executed next.
+pub(crate) fn become_stdio() -> sys::Result<()> {
+    let Some(log) = target() else { return Ok(()) };
+    sys::fd::dup3(log.fd.as_fd(), 1, false)?;
+    sys::fd::dup3(log.fd.as_fd(), 2, false)
 }
 
 /// Whether the log goes to a file of its own, so that a terminal is free for other things.
 pub(crate) fn is_a_file() -> bool {
-    LOGGER.target.get().is_some_and(|t| {
+    target().is_some_and(|t| {
         nix::sys::stat::fstat(&t.fd).is_ok_and(|st| st.st_mode & libc::S_IFMT == libc::S_IFREG)
     })
 }
@@ -133,9 +149,15 @@ pub(crate) fn name_children() {
 }
 
 /// The first error that was logged: what an RPC client is told.
-#[expect(dead_code, reason = "for the RPC front-end")]
 pub(crate) fn first_error() -> Option<String> {
     LOGGER.first_error.lock().ok()?.clone()
+}
+
+/// Forgets the first error: another request begins.
+pub(crate) fn forget_first_error() {
+    if let Ok(mut first) = LOGGER.first_error.lock() {
+        *first = None;
+    }
 }
 
 fn flush_early() {
@@ -175,7 +197,7 @@ impl Log for Logger {
             self.keep_first_error(record.args());
         }
         let at = self.start.get().map(Instant::elapsed).unwrap_or_default();
-        if self.target.get().is_none()
+        if target().is_none()
             && let Ok(mut early) = self.early.lock()
         {
             early.push(Early { level: record.level(), at, text });
@@ -197,7 +219,7 @@ impl Logger {
         let pid = Some(pid()).filter(|pid| main != 0 && *pid != main);
         let line = line(verbosity, at, pid, text);
         // A log that cannot be written to is no reason to fail.
-        let _ = match self.target.get() {
+        let _ = match target() {
             Some(t) if pid.is_some() && identity(&t.fd).ok() != Some(t.file) => return,
             Some(t) => nix::unistd::write(&t.fd, line.as_bytes()),
             None => nix::unistd::write(io::stderr(), line.as_bytes()),

@@ -12,24 +12,27 @@ mod cpuinfo;
 mod hooks;
 mod log;
 mod options;
+mod place;
 mod progress;
 mod request;
+mod rpc;
 mod run;
 mod stats;
 mod usage;
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 
 use crate::cli::{Malformed, Parsed};
 use crate::options::Raw;
-use crate::request::{Command, Dirs};
+use crate::place::Place;
+use crate::request::Command;
+use crate::run::Done;
 
 /// The CRIU whose command line and images these are: clients look at it to know what works.
 const CRIU_VERSION: &str = "4.2";
@@ -60,7 +63,7 @@ fn real_main(name: &OsStr, args: Vec<OsString>) -> u8 {
         Ok(Plan::Run { command, raw, operands }) => prepare(command, &raw, &operands)
             .unwrap_or_else(|e| {
                 report(&e);
-                FAILURE
+                e.downcast_ref().map_or(FAILURE, |failed: &run::Failed| failed.code)
             }),
         Err(e) => {
             report(&e);
@@ -102,6 +105,9 @@ fn raise_file_limit() {
 
 /// Logs an error with all its causes, and the usage text before it where CRIU shows that.
 fn report(e: &anyhow::Error) {
+    if e.is::<run::Failed>() {
+        return;
+    }
     if let Some(request::Error::Usage(_)) = e.downcast_ref() {
         say(&usage::short());
     }
@@ -200,8 +206,12 @@ fn command(parsed: Parsed, raw: Raw) -> anyhow::Result<Plan> {
 
 /// Opens the directories and the log, and runs the command.
 fn prepare(command: Command, raw: &Raw, operands: &[OsString]) -> anyhow::Result<u8> {
-    if let Some(refusal) = privileges(raw) {
-        return Ok(refusal);
+    // A client is told when it asks for something.
+    if command != Command::Swrk
+        && let Some(why) = lacks_privileges(raw)
+    {
+        say(why);
+        return Ok(FAILURE);
     }
     for fd in &raw.close {
         // As CRIU: a descriptor that is not open is no reason to complain.
@@ -221,21 +231,34 @@ fn prepare(command: Command, raw: &Raw, operands: &[OsString]) -> anyhow::Result
     }
     request::validate(command, raw)?;
     raise_file_limit();
-    let (images, dirs) = enter(raw)?;
+    if command == Command::Swrk {
+        return rpc::swrk(raw, operands);
+    }
+    let images = raw.images_dir.clone().unwrap_or_else(|| ".".into());
+    let place = Place::enter(&images, raw.work_dir.as_deref())?;
+    open_log(raw)?;
+    if raw.leave_stopped && raw.detached && raw.shell_job && command == Command::Restore {
+        ::log::warn!("Stopped and detached shell job will get SIGHUP from OS.");
+    }
+    request::refuse_unbuilt(command, raw)?;
+    Ok(match run::run(command, raw, &place, None)? {
+        Done::Code(code) => code,
+        Done::Restored(root) => run::after_restore(raw, root, operands),
+    })
+}
+
+/// Opens the log where `raw` says, and writes its first lines.
+fn open_log(raw: &Raw) -> anyhow::Result<()> {
     log::open(raw.log_file.as_deref()).with_context(|| {
         let path = raw.log_file.clone().unwrap_or_else(|| "standard error".into());
         format!("Can't create log file {}", path.display())
     })?;
     greet();
-    if raw.leave_stopped && raw.detached && raw.shell_job && command == Command::Restore {
-        ::log::warn!("Stopped and detached shell job will get SIGHUP from OS.");
-    }
-    request::refuse_unbuilt(command, raw)?;
-    run::run(command, raw, &run::Place { images, dirs }, operands)
+    Ok(())
 }
 
-/// Tells those who cannot have the rights, as CRIU does.
-fn privileges(raw: &Raw) -> Option<u8> {
+/// Why we cannot have the rights we need, in CRIU's words.
+fn lacks_privileges(raw: &Raw) -> Option<&'static str> {
     if nix::unistd::geteuid().is_root() {
         return None;
     }
@@ -248,42 +271,18 @@ fn privileges(raw: &Raw) -> Option<u8> {
         .and_then(|caps| u64::from_str_radix(caps.trim(), 16).ok())
         .unwrap_or(0);
     if held & (CAP_SYS_ADMIN | CAP_CHECKPOINT_RESTORE) == 0 {
-        say("CRIU needs to have the CAP_SYS_ADMIN or the CAP_CHECKPOINT_RESTORE capability: \n\
-             setcap cap_checkpoint_restore+eip criu\n");
-        return Some(FAILURE);
+        return Some(
+            "CRIU needs to have the CAP_SYS_ADMIN or the CAP_CHECKPOINT_RESTORE capability: \n\
+             setcap cap_checkpoint_restore+eip criu\n",
+        );
     }
     if !raw.unprivileged {
-        say("Running as non-root requires '--unprivileged'\n\
-             Please consult the documentation for limitations when running as non-root\n");
-        return Some(FAILURE);
+        return Some(
+            "Running as non-root requires '--unprivileged'\n\
+             Please consult the documentation for limitations when running as non-root\n",
+        );
     }
     None
-}
-
-/// Opens the images directory and changes to the work directory.
-fn enter(raw: &Raw) -> anyhow::Result<(File, Dirs)> {
-    let images = raw.images_dir.as_deref().unwrap_or_else(|| Path::new("."));
-    let file = File::open(images)
-        .and_then(|f| if f.metadata()?.is_dir() { Ok(f) } else { Err(not_a_dir()) })
-        .map_err(|e| {
-            ::log::error!("Can't open dir {}: {e}", images.display());
-            anyhow::anyhow!("Couldn't open image dir {}", images.display())
-        })?;
-    let absolute = |path: &Path| -> anyhow::Result<PathBuf> {
-        let cannot = || format!("Can't change directory to {}", path.display());
-        path.canonicalize().with_context(cannot)
-    };
-    let dirs = Dirs {
-        images: absolute(images)?,
-        work: absolute(raw.work_dir.as_deref().unwrap_or(images))?,
-    };
-    std::env::set_current_dir(&dirs.work)
-        .with_context(|| format!("Can't change directory to {}", dirs.work.display()))?;
-    Ok((file, dirs))
-}
-
-fn not_a_dir() -> std::io::Error {
-    std::io::Error::from_raw_os_error(libc::ENOTDIR)
 }
 
 /// The first lines of a log, by which tools know where it is from.

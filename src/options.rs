@@ -97,6 +97,8 @@ pub(crate) struct Raw {
     pub(crate) feature: Option<String>,
     pub(crate) help: bool,
     pub(crate) version: bool,
+    /// RPC only: the master of a terminal that the tree has only the slave of goes to the client.
+    pub(crate) orphan_pts_master: bool,
 }
 
 impl Raw {

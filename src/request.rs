@@ -139,7 +139,6 @@ const COMMANDS_NOT_BUILT: &[(Command, &str)] = &[
     (Command::LazyPages, "lazy-pages"),
     (Command::PageServer, "page-server"),
     (Command::Service, "service"),
-    (Command::Swrk, "swrk"),
     (Command::Dedup, "dedup"),
 ];
 

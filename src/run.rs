@@ -1,7 +1,6 @@
 //! The commands.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::os::unix::process::CommandExt;
 
 use nix::errno::Errno;
@@ -10,31 +9,43 @@ use nix::unistd::Pid;
 
 use crate::hooks::{Hooks, Scripts};
 use crate::options::{CpuCap, Raw};
-use crate::request::{self, Command, Dirs};
+use crate::place::Place;
+use crate::request::{self, Command};
+use crate::rpc::Client;
 use crate::{FAILURE, check, cpuinfo, report, stats};
 
-/// Where a command works.
-#[derive(Debug)]
-pub(crate) struct Place {
-    /// The images directory, held open for scripts.
-    pub(crate) images: File,
-    /// The paths.
-    pub(crate) dirs: Dirs,
+/// What a command came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Done {
+    /// An exit code.
+    Code(u8),
+    /// A tree that runs, by the pid of its root.
+    Restored(i32),
 }
 
-/// Runs a command; the result is the exit code.
+/// A failure of which the log tells already.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("failed with exit code {code}, errno {errno}")]
+pub(crate) struct Failed {
+    /// What to end with.
+    pub(crate) code: u8,
+    /// What an RPC client is told.
+    pub(crate) errno: i32,
+}
+
+/// Runs a command, for an RPC client or for whoever called this program.
 pub(crate) fn run(
     command: Command,
     raw: &Raw,
     place: &Place,
-    operands: &[OsString],
-) -> anyhow::Result<u8> {
+    client: Option<&Client>,
+) -> anyhow::Result<Done> {
     match command {
-        Command::Dump => dump(raw, place),
-        Command::Restore => restore(raw, place, operands),
-        Command::Check => Ok(check(raw)),
-        Command::CpuinfoDump => cpuinfo::dump(&place.dirs.images).map(|()| 0),
-        Command::CpuinfoCheck => check_cpu(raw, place).map(|()| 0),
+        Command::Dump => dump(raw, place, client).map(|()| Done::Code(0)),
+        Command::Restore => restore(raw, place, client).map(Done::Restored),
+        Command::Check => Ok(Done::Code(check(raw))),
+        Command::CpuinfoDump => cpuinfo::dump(&place.dirs.images).map(|()| Done::Code(0)),
+        Command::CpuinfoCheck => check_cpu(raw, place).map(|()| Done::Code(0)),
         _ => anyhow::bail!("not supported yet: {}", command.name()),
     }
 }
@@ -58,21 +69,21 @@ fn check(raw: &Raw) -> u8 {
     u8::try_from(code).unwrap_or(FAILURE)
 }
 
-fn dump(raw: &Raw, place: &Place) -> anyhow::Result<u8> {
+fn dump(raw: &Raw, place: &Place, client: Option<&Client>) -> anyhow::Result<()> {
     let request = request::dump(raw, &place.dirs)?;
     if compares_cpu(raw) {
         cpuinfo::dump(&place.dirs.images)?;
     }
-    let mut hooks = Hooks::for_dump(Scripts::new(&raw.action_scripts, &place.images));
+    let mut hooks = Hooks::for_dump(Scripts::new(&raw.action_scripts, &place.images), client);
     let result = dumper::dump(&request, &mut hooks);
     drop(hooks);
     let stats = match result {
         Ok(stats) => stats,
         Err(e) => {
-            let code = exit_code(&e);
+            let failed = Failed { code: exit_code(&e), errno: e.errno() };
             report(&e.into());
             log::error!("Dumping FAILED.");
-            return Ok(code);
+            return Err(failed.into());
         }
     };
     stats::write_dump(&place.dirs.work, &stats)?;
@@ -80,7 +91,7 @@ fn dump(raw: &Raw, place: &Place) -> anyhow::Result<u8> {
         crate::say(&stats::show_dump(&stats));
     }
     log::info!("Dumping finished successfully");
-    Ok(0)
+    Ok(())
 }
 
 /// A post-dump script decides what a dump ends with: the images are complete all the same.
@@ -93,7 +104,8 @@ fn exit_code(e: &dumper::Error) -> u8 {
     }
 }
 
-fn restore(raw: &Raw, place: &Place, operands: &[OsString]) -> anyhow::Result<u8> {
+/// The answer is the pid of the root task.
+fn restore(raw: &Raw, place: &Place, client: Option<&Client>) -> anyhow::Result<i32> {
     if raw.tree.is_some() {
         log::warn!("Using -t with criu restore is obsoleted");
     }
@@ -102,16 +114,17 @@ fn restore(raw: &Raw, place: &Place, operands: &[OsString]) -> anyhow::Result<u8
         check_cpu(raw, place)?;
     }
     let scripts = Scripts::new(&raw.action_scripts, &place.images);
-    let mut hooks = Hooks::for_restore(scripts, raw.pidfile.clone());
+    let mut hooks = Hooks::for_restore(scripts, client, raw.pidfile.clone());
     crate::log::name_children();
     let result = restorer::restore(&request, &mut hooks);
     drop(hooks);
     let restored = match result {
         Ok(restored) => restored,
         Err(e) => {
+            let failed = Failed { code: FAILURE, errno: e.errno() };
             report(&e.into());
             log::error!("Restoring FAILED.");
-            return Ok(FAILURE);
+            return Err(failed.into());
         }
     };
     log::info!("Restore finished successfully. Tasks resumed.");
@@ -122,15 +135,20 @@ fn restore(raw: &Raw, place: &Place, operands: &[OsString]) -> anyhow::Result<u8
     if raw.display_stats {
         crate::say(&stats::show_restore(&restored.stats));
     }
+    Ok(restored.pid)
+}
+
+/// What `criu restore` does once the tree runs: becomes `--exec-cmd`, or waits for the root.
+pub(crate) fn after_restore(raw: &Raw, root: i32, operands: &[OsString]) -> u8 {
     if let [program, arguments @ ..] = operands {
         let e = std::process::Command::new(program).args(arguments).exec();
         log::error!("Failed to exec command {}: {e}", program.display());
-        return Ok(FAILURE);
+        return FAILURE;
     }
     if !raw.detached {
-        wait_for(restored.pid);
+        wait_for(root);
     }
-    Ok(0)
+    0
 }
 
 /// Waits for the root task, as its parent. How it ends is its own business.

@@ -1,7 +1,7 @@
 //! The phases of a dump, in their order.
 
 use crate::files::{FileTable, Finished};
-use crate::hooks::{Action, Hooks};
+use crate::hooks::{Action, Hooks, QUERY_EXT_FILES};
 use crate::ns::{self, Namespaces};
 use crate::pages::Control;
 use crate::stop::Stop;
@@ -37,8 +37,11 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
     let mut frozen = parasite::freeze(request.pid, &limits)?;
     let still = Instant::now();
     stats.freezing_time = micros(still - begun);
-    let control = Control { stop, progress: hooks.progress() };
-    let saved = save(&mut frozen, request, &dir, control, &mut stats)
+    let saved = with_ext_files(request, hooks)
+        .and_then(|request| {
+            let control = Control { stop, progress: hooks.progress() };
+            save(&mut frozen, &request, &dir, control, &mut stats)
+        })
         .and_then(|files| run_hook(hooks, Action::PostDump, request).map(|()| files));
     // A failure drops what is to be undone outside the tasks before they run on.
     let saved = saved.and_then(|files| match request.leave {
@@ -76,6 +79,14 @@ fn refuse_options(request: &Request) -> Result<(), Error> {
 fn run_hook(hooks: &mut dyn Hooks, action: Action, request: &Request) -> Result<(), Error> {
     let failed = |code| Error::Hook { action: action.name(), code };
     hooks.run(action, request.pid).map_err(failed)
+}
+
+/// The request, with the external resources that an RPC client names now.
+fn with_ext_files(request: &Request, hooks: &mut dyn Hooks) -> Result<Request, Error> {
+    let failed = |code| Error::Hook { action: QUERY_EXT_FILES, code };
+    let mut request = request.clone();
+    request.external.extend(hooks.query_ext_files(request.pid).map_err(failed)?);
+    Ok(request)
 }
 
 fn deadline(request: &Request) -> Option<Instant> {

@@ -5,7 +5,7 @@
 //! front (a user's Ctrl-C, SIGKILL, a supervisor's timeout) leaves a process behind that
 //! notices (see [`Stop`]), lets the tree go as it was, and ends.
 
-use crate::hooks::{Action, Hooks, Progress};
+use crate::hooks::{Action, Hooks, Progress, QUERY_EXT_FILES};
 use crate::stop::Stop;
 use crate::{Error, Request, Stats};
 use prost::Message;
@@ -17,9 +17,12 @@ use sys::worker;
 mod tag {
     /// Run a hook: one more byte says which. The answer is its exit code (`i32`).
     pub(super) const HOOK: u8 = b'H';
+    /// Ask for external files. The answer is an exit code (`i32`) and, if that is 0, their
+    /// number and each with its length.
+    pub(super) const EXT_FILES: u8 = b'E';
     /// Success: the length, then the encoded statistics.
     pub(super) const DONE: u8 = b'D';
-    /// Failure: the length, then the text.
+    /// Failure: its errno (`i32`), the length, then the text.
     pub(super) const FAILED: u8 = b'F';
     /// A hook had failed: one byte says which, then its exit code.
     pub(super) const HOOK_FAILED: u8 = b'h';
@@ -28,8 +31,13 @@ mod tag {
 const ACTIONS: [Action; 4] =
     [Action::PreDump, Action::NetworkLock, Action::NetworkUnlock, Action::PostDump];
 
+/// By which an action goes over the wire; [`QUERY_EXT_FILES`] is no action, and the last.
 fn number(action: &str) -> u8 {
-    ACTIONS.iter().position(|a| a.name() == action).unwrap_or(0) as u8
+    ACTIONS.iter().position(|a| a.name() == action).unwrap_or(ACTIONS.len()) as u8
+}
+
+fn name(number: u8) -> &'static str {
+    ACTIONS.get(usize::from(number)).map_or(QUERY_EXT_FILES, |a| a.name())
 }
 
 /// Hooks as the worker sees them: run by the front.
@@ -41,20 +49,57 @@ struct Ask<'a> {
 
 impl Hooks for Ask<'_> {
     fn run(&mut self, action: Action, _: i32) -> Result<(), i32> {
-        let mut answer = [0; 4];
         let mut front = self.front;
         // A front that is gone is noticed by `Stop` as well: any failure will do.
         front.write_all(&[tag::HOOK, number(action.name())]).map_err(|_| 1)?;
-        front.read_exact(&mut answer).map_err(|_| 1)?;
-        match i32::from_ne_bytes(answer) {
+        match int(front).map_err(|_| 1)? {
             0 => Ok(()),
             code => Err(code),
         }
     }
 
+    fn query_ext_files(&mut self, _: i32) -> Result<Vec<String>, i32> {
+        let mut front = self.front;
+        front.write_all(&[tag::EXT_FILES]).map_err(|_| 1)?;
+        match int(front).map_err(|_| 1)? {
+            0 => {}
+            code => return Err(code),
+        }
+        let count = int(front).map_err(|_| 1)?;
+        let one = |_| text(front).map_err(|_| 1);
+        (0..count).map(one).collect()
+    }
+
     fn progress(&self) -> &dyn Progress {
         self.progress
     }
+}
+
+fn bytes(mut from: &UnixStream, n: usize) -> std::io::Result<Vec<u8>> {
+    let mut bytes = vec![0; n];
+    from.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn int(mut from: &UnixStream) -> std::io::Result<i32> {
+    let mut bytes = [0; 4];
+    from.read_exact(&mut bytes)?;
+    Ok(i32::from_ne_bytes(bytes))
+}
+
+/// A length and as many bytes.
+fn body(from: &UnixStream) -> std::io::Result<Vec<u8>> {
+    let len = int(from)?.cast_unsigned() as usize;
+    bytes(from, len)
+}
+
+fn text(from: &UnixStream) -> std::io::Result<String> {
+    Ok(String::from_utf8_lossy(&body(from)?).into_owned())
+}
+
+fn send_body(mut to: &UnixStream, body: &[u8]) -> std::io::Result<()> {
+    to.write_all(&(body.len() as u32).to_ne_bytes())?;
+    to.write_all(body)
 }
 
 /// Runs `work` in a worker process.
@@ -94,17 +139,21 @@ pub(crate) fn run(
 }
 
 fn report(mut front: &UnixStream, result: &Result<Stats, Error>) -> std::io::Result<()> {
-    let (tag, body) = match result {
-        Ok(stats) => (tag::DONE, stats.encode_to_vec()),
+    match result {
+        Ok(stats) => {
+            front.write_all(&[tag::DONE])?;
+            send_body(front, &stats.encode_to_vec())
+        }
         Err(Error::Hook { action, code }) => {
             front.write_all(&[tag::HOOK_FAILED, number(action)])?;
-            return front.write_all(&code.to_ne_bytes());
+            front.write_all(&code.to_ne_bytes())
         }
-        Err(e) => (tag::FAILED, e.to_string().into_bytes()),
-    };
-    front.write_all(&[tag])?;
-    front.write_all(&(body.len() as u32).to_ne_bytes())?;
-    front.write_all(&body)
+        Err(e) => {
+            front.write_all(&[tag::FAILED])?;
+            front.write_all(&e.errno().to_ne_bytes())?;
+            send_body(front, e.to_string().as_bytes())
+        }
+    }
 }
 
 /// Serves the worker until it is done. The outer error: it ended without a result.
@@ -113,32 +162,37 @@ fn relay(
     root: i32,
     hooks: &mut dyn Hooks,
 ) -> std::io::Result<Result<Stats, Error>> {
-    let mut worker_read = worker;
-    let mut bytes = |n: usize| -> std::io::Result<Vec<u8>> {
-        let mut b = vec![0; n];
-        worker_read.read_exact(&mut b)?;
-        Ok(b)
+    let action = || -> std::io::Result<Action> {
+        Ok(ACTIONS[usize::from(bytes(worker, 1)?[0]) % ACTIONS.len()])
     };
-    let int = |b: &[u8]| i32::from_ne_bytes(b.try_into().unwrap_or([0; 4]));
-    let action = |b: &[u8]| ACTIONS[usize::from(b[0]) % ACTIONS.len()];
     loop {
-        match bytes(1)?[0] {
+        match bytes(worker, 1)?[0] {
             tag::HOOK => {
-                let code = hooks.run(action(&bytes(1)?), root).err().unwrap_or(0);
+                let code = hooks.run(action()?, root).err().unwrap_or(0);
                 worker.write_all(&code.to_ne_bytes())?;
             }
-            tag::HOOK_FAILED => {
-                let action = action(&bytes(1)?);
-                let code = int(&bytes(4)?);
-                return Ok(Err(Error::Hook { action: action.name(), code }));
-            }
-            tag => {
-                let len = int(&bytes(4)?) as usize;
-                let body = bytes(len)?;
-                if tag != tag::DONE {
-                    return Ok(Err(Error::Failed(String::from_utf8_lossy(&body).into_owned())));
+            tag::EXT_FILES => match hooks.query_ext_files(root) {
+                Ok(files) => {
+                    worker.write_all(&0i32.to_ne_bytes())?;
+                    worker.write_all(&(files.len() as u32).to_ne_bytes())?;
+                    files.iter().try_for_each(|file| send_body(worker, file.as_bytes()))?;
                 }
-                return Ok(Stats::decode(&body[..]).map_err(|e| Error::Failed(e.to_string())));
+                Err(code) => worker.write_all(&code.to_ne_bytes())?,
+            },
+            tag::HOOK_FAILED => {
+                let action = name(bytes(worker, 1)?[0]);
+                return Ok(Err(Error::Hook { action, code: int(worker)? }));
+            }
+            tag::DONE => {
+                let malformed = |e: prost::DecodeError| Error::Failed {
+                    text: e.to_string(),
+                    errno: libc::EPROTO,
+                };
+                return Ok(Stats::decode(&body(worker)?[..]).map_err(malformed));
+            }
+            _ => {
+                let errno = int(worker)?;
+                return Ok(Err(Error::Failed { text: text(worker)?, errno }));
             }
         }
     }

@@ -13,6 +13,9 @@ pub enum Action {
     PostDump,
 }
 
+/// Its name in [`Error::Hook`](crate::Error::Hook).
+pub(crate) const QUERY_EXT_FILES: &str = "query-ext-files";
+
 impl Action {
     /// The name in `CRTOOLS_SCRIPT_ACTION` and in RPC notifications.
     pub fn name(self) -> &'static str {
@@ -29,6 +32,12 @@ impl Action {
 pub trait Hooks {
     /// Acts; `Err` is the exit code to end with.
     fn run(&mut self, action: Action, root_pid: i32) -> Result<(), i32>;
+
+    /// The tree is stopped: more `--external` resources, asked of RPC clients only
+    /// (`query-ext-files`). `Err` is the exit code to end with.
+    fn query_ext_files(&mut self, _root_pid: i32) -> Result<Vec<String>, i32> {
+        Ok(Vec::new())
+    }
 
     /// Who wants to know how much memory is written. Asked once, before it is.
     fn progress(&self) -> &dyn Progress {

@@ -84,8 +84,13 @@ pub enum Error {
         source: Box<Error>,
     },
     /// The dump failed in its worker process, which says this.
-    #[error("{0}")]
-    Failed(String),
+    #[error("{text}")]
+    Failed {
+        /// Its words.
+        text: String,
+        /// [`Error::errno`] of what it was there.
+        errno: i32,
+    },
     /// The worker process ended without a result.
     #[error("the dumping process ended with wait status {status:#x}")]
     WorkerDied {
@@ -101,6 +106,27 @@ pub enum Error {
 }
 
 impl Error {
+    /// The nearest there is to an errno: what clients of the RPC are told as `cr_errno`.
+    #[must_use]
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::Hook { .. } | Self::Stopped => libc::ECANCELED,
+            Self::Parasite(e) => match e {
+                parasite::Error::NoProcess { .. } | parasite::Error::Ended { .. } => libc::ESRCH,
+                parasite::Error::Timeout { .. } => libc::ETIMEDOUT,
+                parasite::Error::Sys(e) | parasite::Error::NoAccess { source: e, .. } => e.errno(),
+                parasite::Error::Traced { .. } => libc::EBUSY,
+                _ => libc::EOPNOTSUPP,
+            },
+            Self::Sys(e) => e.errno(),
+            Self::Images(e) => e.errno(),
+            Self::Task { source, .. } => source.errno(),
+            Self::Failed { errno, .. } => *errno,
+            Self::Refused(_) | Self::NotYet(_) | Self::Files(_) | Self::Mm(_) => libc::EOPNOTSUPP,
+            Self::Proc(_) | Self::Pages(_) | Self::WorkerDied { .. } => libc::EIO,
+        }
+    }
+
     /// Says on which task the work failed.
     pub(crate) fn on(pid: i32) -> impl FnOnce(Self) -> Self {
         move |source| Self::Task { pid, source: Box::new(source) }

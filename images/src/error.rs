@@ -114,6 +114,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// The nearest there is to an errno.
+    #[must_use]
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::Io { source, .. } => source.raw_os_error().unwrap_or(nix::libc::EIO),
+            Self::Absent { .. } => nix::libc::ENOENT,
+            _ => nix::libc::EINVAL,
+        }
+    }
+
     /// An entry of `file` says what cannot be so.
     pub fn invalid(file: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Invalid { file: file.into(), reason: reason.into() }

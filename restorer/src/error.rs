@@ -161,6 +161,23 @@ pub enum Error {
 }
 
 impl Error {
+    /// The nearest there is to an errno: what clients of the RPC are told as `cr_errno`.
+    #[must_use]
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::Hook { .. } | Self::Interrupted => libc::ECANCELED,
+            Self::Images(e) => e.errno(),
+            Self::Sys(e) => e.errno(),
+            Self::Pid(plan::pids::Error::Taken { .. }) => libc::EEXIST,
+            Self::Task { source, .. } => source.errno(),
+            Self::Capability { .. } => libc::EPERM,
+            Self::Reported { .. } | Self::Died { .. } | Self::Crashed { .. } => libc::EIO,
+            Self::Cgroup { .. } => libc::ENOENT,
+            Self::Lsm { .. } | Self::Plugin(_) | Self::Namespace { .. } => libc::EOPNOTSUPP,
+            _ => libc::EINVAL,
+        }
+    }
+
     /// Says which task it is about.
     pub(crate) fn of_task(self, pid: u32) -> Self {
         match self {

@@ -142,6 +142,18 @@ pub(crate) fn check_feature(name: &str) -> i32 {
     }
 }
 
+/// Whether a feature is there.
+pub(crate) fn has(name: &str) -> bool {
+    let Some(feature) = FEATURES.iter().find(|f| f.name == name) else { return false };
+    match (feature.probe)() {
+        Ok(()) => true,
+        Err(why) => {
+            log::warn!("{name}: {why}");
+            false
+        }
+    }
+}
+
 /// `criu check`: exit code 0 when all that was asked for is there.
 pub(crate) fn check(groups: Groups) -> i32 {
     let mut worst = Group::Named;

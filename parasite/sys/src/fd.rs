@@ -10,6 +10,16 @@ pub(crate) fn owned(fd: libc::c_long) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd as RawFd) }
 }
 
+/// Takes a descriptor that this process was started with, by the number it was told. Only once
+/// for each number, and only for numbers that whoever started us gave for that purpose.
+pub fn inherited(fd: RawFd) -> Result<OwnedFd> {
+    if fd < 0 || !is_open(fd) {
+        return Err(Error::new(format_args!("fcntl({fd}, F_GETFD)"), libc::EBADF));
+    }
+    // SAFETY: open, as asked above; by contract nothing else in this process owns the number.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// `pidfd_open(2)` (5.3). `flags`: 0, or `PIDFD_THREAD` (`O_EXCL`, 6.9) for a thread.
 pub fn pidfd_open(pid: i32, flags: u32) -> Result<OwnedFd> {
     // SAFETY: integers in, integer out.

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A client: starts `criu swrk` and speaks with it.
+
+use images::proto::{CriuNotify, CriuOpts, CriuReq, CriuReqType, CriuResp};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use prost::Message;
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+/// What criu ends with, in the order of [`Client::wants`].
+#[derive(Debug)]
+pub(crate) struct Client {
+    socket: OwnedFd,
+    pub(crate) child: Child,
+}
+
+impl Client {
+    pub(crate) fn start() -> Self {
+        Self::start_with(|_| ())
+    }
+
+    pub(crate) fn start_with(change: impl FnOnce(&mut Command)) -> Self {
+        let kind = SockType::SeqPacket;
+        let pair = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC);
+        let (ours, theirs) = pair.expect("socketpair");
+        fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty())).expect("F_SETFD");
+        let mut command = Command::new(std::env::var_os(crate::CRIU).expect("path of criu"));
+        command.arg("swrk").arg(theirs.as_raw_fd().to_string()).stdin(Stdio::null());
+        change(&mut command);
+        let child = command.spawn().expect("criu starts");
+        Self { socket: ours, child }
+    }
+
+    pub(crate) fn send(&self, request: &CriuReq) {
+        self.send_bytes(&request.encode_to_vec());
+    }
+
+    pub(crate) fn send_bytes(&self, bytes: &[u8]) {
+        send(self.socket.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL).expect("send");
+    }
+
+    /// The next message, if it has not hung up.
+    pub(crate) fn receive(&self) -> Option<CriuResp> {
+        let mut packet = vec![0; 64 << 10];
+        let len = recv(self.socket.as_raw_fd(), &mut packet, MsgFlags::empty()).unwrap_or(0);
+        (len > 0).then(|| CriuResp::decode(&packet[..len]).expect("a response"))
+    }
+
+    /// Sends a request, and answers notifications with what `agree` says of them.
+    pub(crate) fn call(
+        &self,
+        request: &CriuReq,
+        mut agree: impl FnMut(&CriuNotify) -> bool,
+    ) -> CriuResp {
+        self.send(request);
+        loop {
+            let response = self.receive().expect("an answer");
+            let Some(notify) = &response.notify else { return response };
+            assert_eq!(response.r#type(), CriuReqType::Notify);
+            let answer = CriuReq {
+                r#type: CriuReqType::Notify.into(),
+                notify_success: Some(agree(notify)),
+                ..CriuReq::default()
+            };
+            self.send(&answer);
+        }
+    }
+
+    pub(crate) fn ask(&self, request: &CriuReq) -> CriuResp {
+        self.call(request, |n| panic!("not asked for: {n:?}"))
+    }
+
+    /// Hangs up; how criu ends.
+    pub(crate) fn end(mut self) -> std::process::ExitStatus {
+        drop(self.socket);
+        self.child.wait().expect("criu ends")
+    }
+}
+
+pub(crate) fn dir() -> PathBuf {
+    std::env::var_os(crate::DIR).expect("directory").into()
+}
+
+pub(crate) fn pid() -> i32 {
+    std::env::var(crate::PID).expect("pid").parse().expect("number")
+}
+
+/// A zombie that its parent has not seen yet is as good as gone.
+pub(crate) fn alive(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
+/// Images, and the descriptor of their directory, which is open as long as this.
+pub(crate) struct Images(File);
+
+impl Images {
+    pub(crate) fn open() -> Self {
+        Self(File::open(dir().join("images")).expect("images"))
+    }
+
+    pub(crate) fn opts(&self, log: &str) -> CriuOpts {
+        CriuOpts {
+            images_dir_fd: self.0.as_raw_fd(),
+            log_level: Some(4),
+            log_file: Some(log.into()),
+            ..CriuOpts::default()
+        }
+    }
+
+    pub(crate) fn dump(&self) -> CriuReq {
+        let opts = CriuOpts { pid: Some(pid()), ..self.opts("dump.log") };
+        request(CriuReqType::Dump, opts)
+    }
+
+    pub(crate) fn restore(&self) -> CriuReq {
+        request(CriuReqType::Restore, self.opts("restore.log"))
+    }
+}
+
+pub(crate) fn request(kind: CriuReqType, opts: CriuOpts) -> CriuReq {
+    CriuReq { opts: Some(opts), ..bare(kind) }
+}
+
+pub(crate) fn bare(kind: CriuReqType) -> CriuReq {
+    CriuReq { r#type: kind.into(), ..CriuReq::default() }
+}
+
+/// Changes the options of a request.
+pub(crate) fn with(mut request: CriuReq, change: impl FnOnce(&mut CriuOpts)) -> CriuReq {
+    change(request.opts.as_mut().expect("options"));
+    request
+}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The RPC, from a client's side.
+//!
+//! Each test starts a subject in a sandbox and then itself in there: the half in
+//! [`inside`] is the client, whose pid and descriptors `criu` has to see. What is not about
+//! us alone is asked of stock CRIU as well, so that the tests say what clients are used to.
+
+mod client;
+mod inside;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::path::Path;
+use support::{Criu, LIMIT, Sandbox, subject, tail};
+
+/// Where the inner half finds what it works with.
+const DIR: &str = "AMBER_RPC_DIR";
+const CRIU: &str = "AMBER_RPC_CRIU";
+const PID: &str = "AMBER_RPC_PID";
+
+/// How a client's half ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Subject {
+    /// Needed by nobody.
+    None,
+    /// It is to run on, or again, and to be whole.
+    Alive,
+}
+
+fn run(criu: &Criu, name: &str, what: Subject) {
+    let sandbox = Sandbox::new("rpc");
+    let dir = sandbox.dir().to_str().expect("utf-8").to_owned();
+    let mut pid = String::from("0");
+    if what == Subject::Alive {
+        sandbox.start(&subject("pipe"), &[&dir]);
+        let heard = sandbox.hear(&["ready", "bad"], LIMIT).expect("ready");
+        heard.strip_prefix("ready ").expect("ready").clone_into(&mut pid);
+    }
+    std::fs::create_dir(sandbox.path("images")).expect("images");
+    let me = std::env::current_exe().expect("our own path");
+    let mut command = sandbox.command(&me, "client.out");
+    command
+        .args(["--ignored", "--exact", "--nocapture", "--test-threads=1"])
+        .arg(format!("inside::{name}"))
+        .env(DIR, &dir)
+        .env(CRIU, &criu.path)
+        .env(PID, pid)
+        .env("RUST_BACKTRACE", "0")
+        .env_remove("CRIU_CONFIG_FILE");
+    let ended = sandbox.wait(command.spawn().expect("nsenter"), LIMIT);
+    let logs = || {
+        let log = |name: &str| tail(&sandbox.path(name), 25);
+        log("client.out") + &log("images/dump.log") + &log("images/restore.log")
+    };
+    assert!(ended.success(), "{name} ({}): {ended:?}\n{}", criu.name, logs());
+    let ran = std::fs::read_to_string(sandbox.path("client.out")).expect("output");
+    assert!(ran.contains("1 passed"), "{name}: {ran}");
+    if what == Subject::Alive {
+        sandbox.go();
+        let heard = sandbox.hear(&["ok", "bad"], LIMIT);
+        assert_eq!(heard.as_deref(), Some("ok"), "{name} ({}): {}", criu.name, logs());
+    }
+    sandbox.empty().unwrap_or_else(|left| panic!("{name} ({}): {left}", criu.name));
+}
+
+/// Ours and stock, which behave alike.
+fn alike(name: &str, subject: Subject) {
+    run(&Criu::ours(), name, subject);
+    if let Some(stock) = Criu::stock()
+        && !Criu::ours_is_stock()
+    {
+        run(&stock, name, subject);
+    }
+}
+
+fn ours(name: &str, subject: Subject) {
+    run(&Criu::ours(), name, subject);
+}
+
+macro_rules! tests {
+    ($($who:ident $name:ident $subject:ident;)*) => {
+        $(#[test]
+        fn $name() {
+            $who(stringify!($name), Subject::$subject);
+        })*
+    };
+}
+
+tests! {
+    alike a_version_tells_what_criu_it_is None;
+    alike several_requests_on_one_connection None;
+    alike a_dump_and_a_restore Alive;
+    alike a_tree_left_running Alive;
+    alike notifications_come_in_order Alive;
+    alike a_refused_pre_dump_harms_nobody Alive;
+    ours a_refused_post_dump_harms_nobody Alive;
+    ours a_refused_query_of_external_files_harms_nobody Alive;
+    ours a_refused_post_restore_leaves_nothing Alive;
+    alike a_restored_sibling_is_the_clients_child Alive;
+    alike nobody_to_dump None;
+    alike a_pid_in_use Alive;
+    alike no_images_directory Alive;
+    alike a_log_file_with_a_slash Alive;
+    alike a_config_file_wins Alive;
+    alike a_config_file_that_is_not_there Alive;
+    ours garbage_is_answered None;
+    alike a_stray_answer_is_refused None;
+    alike features_are_probed None;
+    alike a_check None;
+    ours a_client_that_hangs_up_before_the_end_harms_nobody Alive;
+    ours a_client_that_hangs_up_while_notified_harms_nobody Alive;
+    ours a_client_that_hangs_up_during_a_restore Alive;
+    alike cpuinfo_is_written_and_compared None;
+    ours what_is_not_built_is_refused_by_name Alive;
+    ours restored_tasks_do_not_have_our_descriptors Alive;
+    alike a_program_follows_the_restore Alive;
+}
+
+#[test]
+fn the_client_half_finds_criu() {
+    assert!(Path::new(&Criu::ours().path).exists());
+}

@@ -3,7 +3,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -103,6 +103,10 @@ impl restorer::Hooks for Hooks<'_> {
             });
         }
         Ok(())
+    }
+
+    fn orphan_pts_master(&mut self, master: BorrowedFd<'_>) -> Result<(), i32> {
+        self.client.map_or(Ok(()), |client| client.give_pts_master(master))
     }
 
     fn progress(&self) -> &dyn restorer::Progress {

@@ -228,6 +228,7 @@ pub(crate) fn dump(raw: &Raw, dirs: &Dirs) -> Result<dumper::Request, Error> {
     }
     request.freeze_cgroup.clone_from(&raw.freeze_cgroup);
     request.track_mem = raw.track_mem;
+    request.orphan_pts_master = raw.orphan_pts_master;
     request.prev_images_dir.clone_from(&raw.prev_images_dir);
     Ok(request)
 }
@@ -260,6 +261,7 @@ pub(crate) fn restore(raw: &Raw, dirs: &Dirs) -> Result<restorer::Request, Error
         }
     }
     request.auto_dedup = raw.auto_dedup;
+    request.orphan_pts_master = raw.orphan_pts_master;
     request.log_fd = crate::log::fd();
     Ok(request)
 }

@@ -1,6 +1,6 @@
 //! The client while its request is served: notifications, and whether it is still there.
 
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::rc::Rc;
 
 use images::proto::{CriuNotify, CriuReq, CriuReqType, CriuResp};
@@ -33,6 +33,11 @@ impl Client {
         let answer = self.ask("query-ext-files", None, &[])?;
         let opts = answer.and_then(|a| a.opts);
         Ok(opts.map(|o| o.external).unwrap_or_default())
+    }
+
+    /// Hands the master of a new pseudo terminal over: `orphan-pts-master`.
+    pub(crate) fn give_pts_master(&self, master: BorrowedFd<'_>) -> Result<(), i32> {
+        self.ask("orphan-pts-master", None, &[master.as_raw_fd()]).map(drop)
     }
 
     /// Whether nobody is there any more to be told the result.

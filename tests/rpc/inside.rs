@@ -297,8 +297,8 @@ fn features_are_probed() {
 #[ignore = "the client's half"]
 fn a_check() {
     let client = Client::start();
-    let opts = Images::open().opts("check.log");
-    let response = client.ask(&request(CriuReqType::Check, opts));
+    let images = Images::open();
+    let response = client.ask(&request(CriuReqType::Check, images.opts("check.log")));
     ok(&response, CriuReqType::Check);
 }
 

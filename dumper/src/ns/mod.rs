@@ -110,7 +110,10 @@ impl Namespace {
                 enter()?;
                 work()
             });
-            let died = || Error::Failed(format!("the thread in the {name} namespace died"));
+            let died = || Error::Failed {
+                text: format!("the thread in the {name} namespace died"),
+                errno: libc::EIO,
+            };
             done.join().map_err(|_| died())?
         })
     }

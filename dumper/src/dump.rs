@@ -111,14 +111,16 @@ fn save(
     tree::check_sessions(&tree, request)?;
     ids::assign(&mut tree)?;
     let namespaces = Rc::new(Namespaces::collect(&tree, request)?);
-    ns::check(&ns::Cx { tree: &tree, request, dir, all: &namespaces })?;
+    let mut cx = ns::Cx { tree: &tree, request, dir, all: &namespaces, segments: &[] };
+    ns::check(&cx)?;
+    let segments = ns::ipc::segments(&cx)?;
     let sets = cgroup::Sets::collect(&tree)?;
     ask_inside(&mut tree, frozen, request, stop)?;
     let run_id = inventory::run_id()?;
-    let cx = ns::Cx { tree: &tree, request, dir, all: &namespaces };
+    cx = ns::Cx { tree: &tree, request, dir, all: &namespaces, segments: &segments };
     let (contents, files) = contents(&cx, Rc::clone(&namespaces), &run_id, control, stats)?;
     ns::dump(&cx)?;
-    let cores = cores(&tree, frozen, &sets, stop)?;
+    let cores = cores(&cx, frozen, &sets, stop)?;
     write_tasks(&cx, contents, cores)?;
     if let Some(entry) = sets.entry()? {
         dir.write_one(Image::Cgroup, &entry)?;
@@ -185,7 +187,12 @@ fn contents(
         all.mms.push(collector.collect(task, &mut files)?);
     }
     let begun = Instant::now();
-    pages::dump(&all.mms, &files.shmems(), dir, control, stats)?;
+    for mm in &all.mms {
+        ns::ipc::check_mapped(mm.pid, &mm.entry.vmas, cx.segments)?;
+    }
+    let mut shmems = files.shmems();
+    shmems.extend(cx.segments.iter().map(ns::ipc::Segment::shmem));
+    pages::dump(&all.mms, &shmems, dir, control, stats)?;
     stats.memdump_time = micros(begun.elapsed());
     let files = files.finish(dir)?;
     Ok((all, files))
@@ -198,7 +205,7 @@ struct AllCores {
 }
 
 fn cores(
-    tree: &Tree,
+    cx: &ns::Cx<'_>,
     frozen: &mut Frozen,
     sets: &cgroup::Sets,
     stop: Stop,
@@ -208,7 +215,9 @@ fn cores(
         lsm: Lsm::detect(),
         // Our own is no measure: it may be restricted. CPUs that exist are.
         all_cpus: core::all_cpus()?,
+        maps: cx.all.maps.clone(),
     };
+    let tree = cx.tree;
     let mut of_task = Vec::with_capacity(tree.tasks.len());
     for ((task, process), set) in tree.tasks.iter().zip(&mut frozen.processes).zip(&sets.of_task) {
         stop.check()?;

@@ -152,6 +152,39 @@ pub enum Error {
         /// Its key.
         key: String,
     },
+    /// An id that the kernel does not give.
+    #[error("{kind}: asked for {wanted}, got {got}: is ipcmni_extend set differently?")]
+    IpcId {
+        /// Sysctl that asks for it.
+        kind: &'static str,
+        /// The id in the images.
+        wanted: u32,
+        /// The kernel's.
+        got: i32,
+    },
+    /// Part of a segment.
+    #[error("task {pid}: System V segment at {at:#x} is not mapped whole: not supported yet")]
+    Sysv {
+        /// Virtual pid.
+        pid: u32,
+        /// Where.
+        at: u64,
+    },
+    /// Numbers cannot be chosen.
+    #[error(
+        "a user namespace of the tree's own without a pid namespace of its own: pid {pid} cannot \
+         be chosen from inside: not supported yet"
+    )]
+    UserWithoutPid {
+        /// A virtual pid, or tid.
+        pid: u32,
+    },
+    /// A user namespace without root.
+    #[error("user namespace: nobody is 0 in its {what}")]
+    NoRoot {
+        /// Which map.
+        what: &'static str,
+    },
     /// No instruction to unmap the arena with.
     #[error("task {0} has no `syscall` instruction in its memory")]
     NoGadget(u32),

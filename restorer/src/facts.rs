@@ -34,6 +34,8 @@ pub(crate) struct Facts {
     pub(crate) xsave: XsaveLayout,
     /// POSIX timers can be made with chosen ids.
     pub(crate) timer_ids: bool,
+    /// Capabilities in effect in the first user namespace, for tasks too.
+    pub(crate) rights: u64,
     /// Our number.
     pub(crate) pid: i32,
 }
@@ -75,11 +77,13 @@ impl Facts {
             sys::task::prctl(option, [on, 0, 0, 0])
         };
         let timer_ids = ids(1).is_ok() && ids(0).is_ok();
+        let own = creds(&read("/proc/self/status")?);
         let last_cap = number("/proc/sys/kernel/cap_last_cap")?;
         Ok(Self {
             pid_max: number("/proc/sys/kernel/pid_max")?,
             last_cap,
-            creds: creds(&read("/proc/self/status")?),
+            rights: own.effective,
+            creds: own,
             nice: attr.nice,
             sched_policy: attr.policy,
             rlimits,
@@ -97,7 +101,7 @@ impl Facts {
 
     /// Whether a capability is in effect.
     pub(crate) fn has_cap(&self, cap: u32) -> bool {
-        self.creds.effective >> cap & 1 != 0
+        self.rights >> cap & 1 != 0
     }
 }
 

@@ -59,6 +59,8 @@ pub(crate) enum Kind {
     Vdso,
     /// An AIO ring.
     Aio,
+    /// A segment of System V, or a part of one.
+    Sysv,
     /// Guard pages within others.
     Guard,
     /// Nothing to do.
@@ -99,7 +101,7 @@ pub(crate) fn kind(vma: &VmaEntry) -> Result<Kind, Error> {
         return refuse("not supported yet: mapping of a plugin");
     }
     if has(VmaStatus::SYSVIPC) {
-        return refuse("not supported yet: System V shared memory");
+        return Ok(Kind::Sysv);
     }
     if has(VmaStatus::SOCKET) {
         return refuse("not supported yet: ring of a packet socket");
@@ -294,7 +296,7 @@ pub(crate) fn steps(
                 writable.push(vma);
             }
         } else {
-            map(vma, &live.pages, fds, script, &mut writable)?;
+            map(vma, &live.mm.vmas, &live.pages, fds, script, &mut writable)?;
         }
     }
     fill(live, space, fds, places, script, data)?;
@@ -325,8 +327,33 @@ fn remap(range: &Range, from: u64, to: u64, what: What, script: &mut Script) {
     script.call_expecting(what, libc::SYS_mremap, [from, len, len, flags, to], to);
 }
 
+/// Attaches a segment of System V with its first part; the parts get their protection later.
+fn attach<'a>(
+    vma: &'a VmaEntry,
+    all: &[VmaEntry],
+    script: &mut Script,
+    writable: &mut Vec<&'a VmaEntry>,
+) {
+    let base = |v: &VmaEntry| v.start.wrapping_sub(v.pgoff);
+    let same = |v: &&VmaEntry| {
+        v.kind().contains(VmaStatus::SYSVIPC) && v.shmid == vma.shmid && base(v) == base(vma)
+    };
+    let prot = all.iter().filter(same).fold(0, |prot, v| prot | v.prot);
+    let has = |bit: i32| prot & bit as u32 != 0;
+    if vma.pgoff == 0 {
+        let read_only = if has(libc::PROT_WRITE) { 0 } else { libc::SHM_RDONLY };
+        let exec = if has(libc::PROT_EXEC) { libc::SHM_EXEC } else { 0 };
+        let args = [vma.shmid, vma.start, (read_only | exec) as u64];
+        script.call_expecting(What::Vma, libc::SYS_shmat, args, vma.start);
+    }
+    if vma.prot != prot | libc::PROT_READ as u32 {
+        writable.push(vma);
+    }
+}
+
 fn map<'a>(
     vma: &'a VmaEntry,
+    all: &[VmaEntry],
     pages: &PageSource,
     fds: &Fds,
     script: &mut Script,
@@ -338,6 +365,10 @@ fn map<'a>(
         Kind::Map => -1,
         Kind::File => fds.files[&(vma.shmid as u32, open_mode(vma))],
         Kind::Segment => fds.segments[&vma.shmid],
+        Kind::Sysv => {
+            attach(vma, all, script, writable);
+            return Ok(());
+        }
         Kind::Vdso | Kind::Aio | Kind::Guard | Kind::Skip => return Ok(()),
     };
     // Locking comes after filling: it would bring in every page.

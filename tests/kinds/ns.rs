@@ -22,3 +22,26 @@ fn uts_names_stay() {
 fn clocks_of_a_time_namespace_go_on() {
     Subject::new("clocks").flavour("time").check();
 }
+
+#[test]
+fn system_v_objects_stay() {
+    Subject::new("sysv").args(&["plain"]).flavour("ipc").check();
+}
+
+#[test]
+fn removed_segments_live_as_long_as_they_are_attached() {
+    let why = "restores them as not removed";
+    Subject::new("sysv").flavour("ipc").stock_cannot_restore(why).check();
+}
+
+const ALL_OR_NONE: &str = "with a user namespace it wants all the others too";
+
+#[test]
+fn ids_are_those_inside_a_user_namespace() {
+    Subject::new("creds").flavour("user,pid").lost_by_stock(ALL_OR_NONE).check();
+}
+
+#[test]
+fn threads_live_in_user_and_pid_namespaces() {
+    Subject::new("threads").flavour("user,pid,uts,ipc").lost_by_stock(ALL_OR_NONE).check();
+}

@@ -123,9 +123,9 @@ int main(int argc, char **argv)
 		if (read(maps[0], &c, 1) != 1)
 			_exit(1);
 		snprintf(path, sizeof(path), "/proc/%d/uid_map", getppid());
-		put(path, "0 100000 65536\n");
+		put(path, "0 100000 10000000\n");
 		snprintf(path, sizeof(path), "/proc/%d/gid_map", getppid());
-		put(path, "0 100000 65536\n");
+		put(path, "0 100000 10000000\n");
 		_exit(write(done[1], "x", 1) != 1);
 	}
 	if (flags & CLONE_NEWUSER) {

@@ -3,6 +3,7 @@
 use super::FileTable;
 use super::error::{Why, call, text};
 use super::reg_file::Path;
+use crate::ns::user::Maps;
 use images::proto::{GhostChunkEntry, GhostFileEntry, Timeval};
 use images::{Dir, Image, Writer};
 use nix::fcntl::readlinkat;
@@ -40,10 +41,10 @@ fn timeval(sec: i64, nsec: i64) -> Option<Timeval> {
     Some(Timeval { tv_sec: sec as u64, tv_usec: (nsec / 1000) as u64 })
 }
 
-fn describe(stat: &FileStat) -> GhostFileEntry {
+fn describe(stat: &FileStat, maps: &Maps) -> GhostFileEntry {
     GhostFileEntry {
-        uid: stat.st_uid,
-        gid: stat.st_gid,
+        uid: maps.uid(stat.st_uid),
+        gid: maps.gid(stat.st_gid),
         mode: stat.st_mode,
         dev: Some(kernel_dev(stat.st_dev)),
         ino: Some(stat.st_ino),
@@ -57,7 +58,7 @@ impl FileTable {
     /// Notes a file without a name for the images; returns its ghost id.
     pub(crate) fn ghost(&mut self, path: &Path<'_>) -> Result<u32, Why> {
         let stat = path.stat;
-        let mut entry = describe(stat);
+        let mut entry = describe(stat, &self.ns.maps);
         let mut file = None;
         match stat.st_mode & libc::S_IFMT {
             libc::S_IFREG => {

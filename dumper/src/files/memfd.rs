@@ -93,8 +93,8 @@ impl FileTable {
         self.memfds.known.insert(key, self.memfds.inodes.len());
         self.memfds.inodes.push(MemfdInodeEntry {
             name: name(link).to_vec(),
-            uid: stat.st_uid,
-            gid: stat.st_gid,
+            uid: self.ns.maps.uid(stat.st_uid),
+            gid: self.ns.maps.gid(stat.st_gid),
             size: stat.st_size as u64,
             shmid,
             seals,

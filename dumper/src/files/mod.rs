@@ -289,7 +289,7 @@ impl FileTable {
         if pid == 0 {
             return Ok(FownEntry { signum, ..FownEntry::default() });
         }
-        let [uid, euid] = sys::fd::owner_uids(fd)?;
+        let [uid, euid] = sys::fd::owner_uids(fd)?.map(|uid| self.ns.maps.uid(uid));
         let virt = if kind == 2 { self.virtual_pgid(pid) } else { self.virtual_pid(pid) };
         let pid = virt.unwrap_or_else(|| {
             log::warn!("the owner of a file, {pid}, is not in the tree: its number is kept");

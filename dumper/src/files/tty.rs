@@ -152,8 +152,8 @@ impl FileTable {
             winsize,
             pty: (kind == TtyType::Pty).then_some(TtyPtyEntry { index }),
             dev: Some(dev),
-            uid: Some(open.stat.st_uid),
-            gid: Some(open.stat.st_gid),
+            uid: Some(self.ns.maps.uid(open.stat.st_uid)),
+            gid: Some(self.ns.maps.gid(open.stat.st_gid)),
         });
         if kind == TtyType::Pty && modes.is_some() {
             let fd = own.try_clone_to_owned().map_err(|e| sys::Error::io("dup", &e))?;

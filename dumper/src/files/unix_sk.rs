@@ -131,7 +131,11 @@ impl FileTable {
         let info = super::parse::Fdinfo::parse(&info).ok_or_else(|| Why::field("mnt_id"))?;
         let dir = if name.starts_with(b"/") { None } else { Some(directory(path, name)?) };
         Ok(Place {
-            perms: Some(FilePermsEntry { mode: stat.st_mode, uid: stat.st_uid, gid: stat.st_gid }),
+            perms: Some(FilePermsEntry {
+                mode: stat.st_mode,
+                uid: self.ns.maps.uid(stat.st_uid),
+                gid: self.ns.maps.gid(stat.st_gid),
+            }),
             dir,
             deleted: deleted.then_some(true),
             mnt_id: self.mounts.mnt_id(open.pid, info.mnt_id)?,

@@ -18,12 +18,12 @@
 //! images is [`Task::vpid`], a number in the tree's.
 
 mod cgroup;
-mod ipc;
+pub(crate) mod ipc;
 mod mnt;
 mod net;
 mod pid;
 mod time;
-mod user;
+pub(crate) mod user;
 mod uts;
 
 use crate::task::ids::OWN;
@@ -123,6 +123,8 @@ impl Namespace {
 #[derive(Debug)]
 pub(crate) struct Namespaces {
     all: Vec<Namespace>,
+    /// Ids of the tree's user namespace.
+    pub(crate) maps: user::Maps,
     /// By virtual pid: the position in `all` for each of [`KINDS`], if the kernel has the kind.
     of_task: HashMap<i32, [Option<usize>; KINDS.len()]>,
 }
@@ -130,7 +132,8 @@ pub(crate) struct Namespaces {
 impl Namespaces {
     /// Looks at all living tasks, and refuses what has no image.
     pub(crate) fn collect(tree: &Tree, request: &Request) -> Result<Self, Error> {
-        let mut all = Self { all: Vec::new(), of_task: HashMap::new() };
+        let mut all =
+            Self { all: Vec::new(), maps: user::Maps::default(), of_task: HashMap::new() };
         all.look("self", std::process::id() as i32, Role::Criu, request)?;
         for task in tree.alive() {
             let role = if task.vpid == tree.root().vpid { Role::Root } else { Role::Nested };
@@ -145,6 +148,9 @@ impl Namespaces {
             next += u32::from(ns.role != Role::Criu);
         }
         all.check(tree)?;
+        if all.root(NsKind::User).is_some() {
+            all.maps = user::Maps::read(tree.root().pid)?;
+        }
         Ok(all)
     }
 
@@ -280,6 +286,8 @@ pub(crate) struct Cx<'a> {
     pub(crate) dir: &'a Dir,
     /// All namespaces.
     pub(crate) all: &'a Namespaces,
+    /// Segments of System V shared memory.
+    pub(crate) segments: &'a [ipc::Segment],
 }
 
 /// Refuses namespaces that cannot be saved, before anything is done.

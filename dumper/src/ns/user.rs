@@ -1,14 +1,88 @@
-//! User namespaces.
+//! User namespaces: `userns-N.img`. Ids in all other images are those inside.
 
-use super::{Cx, Namespace, not_yet};
+use super::{Cx, Namespace};
 use crate::Error;
+use images::Image;
+use images::proto::{UidGidExtent, UsernsEntry};
+use parasite::proc;
 
-/// Refuses what cannot be saved, before anything is touched.
-pub(crate) fn check(ns: &Namespace, _cx: &Cx<'_>) -> Result<(), Error> {
-    Err(not_yet(ns.kind))
+/// What ids beyond all maps show as.
+const OVERFLOW: u32 = 65534;
+
+/// How ids of the tree's user namespace look from ours. Empty: they are the same.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Maps {
+    own: bool,
+    uids: Vec<UidGidExtent>,
+    gids: Vec<UidGidExtent>,
 }
 
-/// Writes its images.
-pub(crate) fn dump(ns: &Namespace, _cx: &Cx<'_>) -> Result<(), Error> {
-    Err(not_yet(ns.kind))
+impl Maps {
+    /// The maps of a process in a user namespace that is not ours.
+    pub(super) fn read(pid: i32) -> Result<Self, Error> {
+        let read = |name: &'static str| -> Result<Vec<UidGidExtent>, Error> {
+            let path = format!("/proc/{pid}/{name}");
+            let text = proc::read(&path)?;
+            let field = || Error::Proc(proc::Error::Field { path: path.into(), field: name });
+            parse(&String::from_utf8_lossy(&text)).ok_or_else(field)
+        };
+        Ok(Self { own: true, uids: read("uid_map")?, gids: read("gid_map")? })
+    }
+
+    /// The user id inside.
+    pub(crate) fn uid(&self, outside: u32) -> u32 {
+        if self.own { inside(&self.uids, outside) } else { outside }
+    }
+
+    /// The group id inside.
+    pub(crate) fn gid(&self, outside: u32) -> u32 {
+        if self.own { inside(&self.gids, outside) } else { outside }
+    }
+}
+
+fn inside(map: &[UidGidExtent], outside: u32) -> u32 {
+    let within = |e: &&UidGidExtent| {
+        outside.checked_sub(e.lower_first).is_some_and(|offset| offset < e.count)
+    };
+    map.iter().find(within).map_or(OVERFLOW, |e| e.first + (outside - e.lower_first))
+}
+
+fn parse(text: &str) -> Option<Vec<UidGidExtent>> {
+    let line = |line: &str| {
+        let mut n = line.split_ascii_whitespace().map(str::parse);
+        let mut next = || n.next()?.ok();
+        Some(UidGidExtent { first: next()?, lower_first: next()?, count: next()? })
+    };
+    text.lines().map(line).collect()
+}
+
+/// Any can be saved.
+pub(crate) fn check(_ns: &Namespace, _cx: &Cx<'_>) -> Result<(), Error> {
+    Ok(())
+}
+
+/// Writes the maps.
+pub(crate) fn dump(ns: &Namespace, cx: &Cx<'_>) -> Result<(), Error> {
+    let Maps { uids, gids, .. } = &cx.all.maps;
+    let entry = UsernsEntry { uid_map: uids.clone(), gid_map: gids.clone() };
+    cx.dir.write_one(Image::Userns(ns.id), &entry)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_those_inside() {
+        let uids =
+            parse("         0     100000      1000\n      5000          7          1\n").unwrap();
+        let maps = Maps { own: true, uids, gids: vec![] };
+        assert_eq!(
+            [100_000, 100_999, 101_000, 7, 8, 0].map(|id| maps.uid(id)),
+            [0, 999, OVERFLOW, 5000, OVERFLOW, OVERFLOW]
+        );
+        assert_eq!(Maps::default().uid(7), 7);
+        assert_eq!(parse("1 2"), None);
+    }
 }

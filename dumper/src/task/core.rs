@@ -1,6 +1,7 @@
 //! `core-PID.img`: everything about a thread, and about its process in the leader's.
 
 use crate::Error;
+use crate::ns::user::Maps;
 use crate::task::creds::{self, Lsm};
 use crate::task::seccomp::{Filters, MODE_FILTER};
 use crate::task::{rlimits, rseq, signals, timers, x86};
@@ -33,6 +34,8 @@ pub(crate) struct Common {
     pub lsm: Lsm,
     /// `sched_getaffinity` of a thread that was never restricted.
     pub all_cpus: Vec<u8>,
+    /// Ids as they are inside.
+    pub maps: Maps,
 }
 
 /// What `sched_getaffinity` says for a thread that may run anywhere.
@@ -91,7 +94,7 @@ pub(crate) fn collect(
         threads.push((thread.vtid, core));
     }
     let leader = &mut threads[0].1;
-    let mut tc = alive_tc(task, process)?;
+    let mut tc = alive_tc(task, process, &common.maps)?;
     tc.blk_sigset = process.threads[0].saved()?.mask;
     leader.tc = Some(tc);
     Ok(Cores { threads, amber })
@@ -111,7 +114,7 @@ fn tc(task: &Task, task_state: u32) -> Result<TaskCoreEntry, Error> {
     })
 }
 
-fn alive_tc(task: &Task, process: &Process) -> Result<TaskCoreEntry, Error> {
+fn alive_tc(task: &Task, process: &Process, maps: &Maps) -> Result<TaskCoreEntry, Error> {
     let (task_state, stop_signo) = match task.state {
         State::Stopped(signo) => (state::STOPPED, Some(signo as u32)),
         _ => (state::ALIVE, None),
@@ -119,11 +122,12 @@ fn alive_tc(task: &Task, process: &Process) -> Result<TaskCoreEntry, Error> {
     let inside = &task.inside;
     let vtid = |tid: i32| task.threads.iter().find(|t| t.tid == tid).map(|t| t.vtid);
     let status = process.status();
+    let loginuid = number::<u32>(task.pid, "loginuid")?;
     Ok(TaskCoreEntry {
         timers: Some(timers::entry(&inside.itimers, &inside.posix_timers, vtid)?),
         rlimits: Some(rlimits::entry(task.pid)?),
         signals_s: Some(signals::queue(task.pid, status.shd_pnd, true)?),
-        loginuid: number(task.pid, "loginuid")?,
+        loginuid: loginuid.map(|uid| if uid == u32::MAX { uid } else { maps.uid(uid) }),
         oom_score_adj: number(task.pid, "oom_score_adj")?,
         sigactions: inside.sigactions.clone(),
         child_subreaper: Some(inside.child_subreaper),
@@ -165,6 +169,7 @@ fn one_thread(
     }
     let reset = if attr.flags & FLAG_RESET_ON_FORK != 0 { RESET_ON_FORK } else { 0 };
     let sas = inside.sas;
+    let label = common.lsm.label(task.pid, tid);
     let core = ThreadCoreEntry {
         futex_rla,
         futex_rla_len: futex_rla_len as u32,
@@ -175,7 +180,7 @@ fn one_thread(
         sas: Some(ThreadSasEntry { ss_sp: sas.0, ss_size: sas.1, ss_flags: sas.2 }),
         pdeath_sig: (inside.pdeath_sig != 0).then_some(inside.pdeath_sig),
         signals_p: Some(signals::queue(tid, status.sig_pnd, false)?),
-        creds: Some(creds::entry(&status, inside.securebits, common.lsm.label(task.pid, tid))),
+        creds: Some(creds::entry(&status, &common.maps, inside.securebits, label)),
         seccomp_mode: (status.seccomp != 0).then_some(status.seccomp as i32),
         seccomp_filter: match status.seccomp {
             MODE_FILTER => Some(common.filters.add(tid)?),

@@ -1,5 +1,6 @@
 //! Credentials of threads.
 
+use crate::ns::user::Maps;
 use images::proto::CredsEntry;
 use parasite::proc::{self, Status};
 
@@ -55,24 +56,30 @@ fn two_words(set: u64) -> Vec<u32> {
 
 /// Credentials as in the thread's core image. Ids are those of our user namespace, which is
 /// the tasks' too.
-pub(crate) fn entry(status: &Status, securebits: u32, label: Option<String>) -> CredsEntry {
+pub(crate) fn entry(
+    status: &Status,
+    maps: &Maps,
+    securebits: u32,
+    label: Option<String>,
+) -> CredsEntry {
+    let (uids, gids) = (status.uids.map(|id| maps.uid(id)), status.gids.map(|id| maps.gid(id)));
     let [inh, prm, eff, bnd, amb] = status.caps.map(two_words);
     CredsEntry {
-        uid: status.uids[0],
-        euid: status.uids[1],
-        suid: status.uids[2],
-        fsuid: status.uids[3],
-        gid: status.gids[0],
-        egid: status.gids[1],
-        sgid: status.gids[2],
-        fsgid: status.gids[3],
+        uid: uids[0],
+        euid: uids[1],
+        suid: uids[2],
+        fsuid: uids[3],
+        gid: gids[0],
+        egid: gids[1],
+        sgid: gids[2],
+        fsgid: gids[3],
         cap_inh: inh,
         cap_prm: prm,
         cap_eff: eff,
         cap_bnd: bnd,
         cap_amb: amb,
         secbits: securebits,
-        groups: status.groups.clone(),
+        groups: status.groups.iter().map(|id| maps.gid(*id)).collect(),
         lsm_profile: label,
         lsm_sockcreate: None,
         apparmor_data: None,

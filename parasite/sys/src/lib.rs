@@ -19,6 +19,8 @@ pub mod fd;
 #[cfg(feature = "std")]
 pub mod file;
 #[cfg(feature = "std")]
+pub mod ipc;
+#[cfg(feature = "std")]
 pub mod net;
 #[cfg(feature = "std")]
 pub mod net_lock;

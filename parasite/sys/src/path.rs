@@ -42,3 +42,17 @@ pub fn set_thread_uids(real: u32, effective: u32, saved: u32) -> Result<()> {
     let ret = unsafe { libc::syscall(libc::SYS_setresuid, real, effective, saved) };
     check(ret, || format!("setresuid({real}, {effective}, {saved})")).map(|_| ())
 }
+
+/// `setresgid(2)` of this thread alone, `-1` (as `u32::MAX`) for unchanged.
+pub fn set_thread_gids(real: u32, effective: u32, saved: u32) -> Result<()> {
+    // SAFETY: integers in, integer out.
+    let ret = unsafe { libc::syscall(libc::SYS_setresgid, real, effective, saved) };
+    check(ret, || format!("setresgid({real}, {effective}, {saved})")).map(|_| ())
+}
+
+/// `setgroups(2)` of this thread alone, to none.
+pub fn drop_thread_groups() -> Result<()> {
+    // SAFETY: an empty list needs no memory.
+    let ret = unsafe { libc::syscall(libc::SYS_setgroups, 0, 0usize) };
+    check(ret, || "setgroups(0)".into()).map(|_| ())
+}

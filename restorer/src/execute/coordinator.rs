@@ -221,6 +221,9 @@ impl Tree<'_> {
         self.root = made.map_err(|e| Error::from(e).of_task(pid))?;
         self.pids = Pids::new(self.root, ns.pid.is_some())?;
         ptrace::seize(self.root, finish::options(self.plan))?;
+        if let Some(user) = &ns.user {
+            user.map(self.root)?;
+        }
         Ok(())
     }
 

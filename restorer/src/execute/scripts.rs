@@ -3,6 +3,7 @@
 use crate::Error;
 use crate::execute::arena::{Arena, Ready, THREAD_STACK};
 use crate::mm::{self, Fds, Space};
+use crate::ns;
 use crate::plan::Plan;
 use crate::plan::tree::{Process, Role};
 use crate::script::{Data, Script};
@@ -51,7 +52,7 @@ pub(crate) fn write(
     let all = &task.threads[1..];
     let list = threads(plan, task, &stacks, shared, &mut data)?;
     leader_restore(plan, process, task, live, (list, all.len()), late, &mut script, &mut data)?;
-    leader_last(plan, task, live, &mut script, &mut data)?;
+    leader_last(plan, process, task, live, &mut script, &mut data)?;
     let steps = script.place(&mut data)?;
 
     let words = [shared, steps, u64::from(task.pid), u64::MAX];
@@ -197,15 +198,30 @@ fn children(plan: &Plan<'_>, process: &Process, script: &mut Script) {
     }
 }
 
+/// What segments of System V get once everybody has attached them.
+fn segments(plan: &Plan<'_>, script: &mut Script) {
+    const SHM_LOCK: u64 = 11;
+    for id in ns::ipc::locked(plan.cp) {
+        script.call(What::Lock, libc::SYS_shmctl, [id.into(), SHM_LOCK, 0]);
+    }
+    for id in ns::ipc::removed(plan.cp) {
+        script.call(What::Vma, libc::SYS_shmctl, [id.into(), libc::IPC_RMID as u64, 0]);
+    }
+}
+
 /// The leader once everything is traced: what cannot be undone by itself any more.
 fn leader_last(
     plan: &Plan<'_>,
+    process: &Process,
     task: &Task,
     live: &Live,
     script: &mut Script,
     data: &mut Data<'_>,
 ) -> Result<(), Error> {
     let tc = task.tc();
+    if process.parent.is_none() {
+        segments(plan, script);
+    }
     if let Some(limits) = &tc.rlimits {
         rlimits::steps(&limits.rlimits, &plan.facts, script, data)?;
     }

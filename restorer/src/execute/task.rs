@@ -70,6 +70,10 @@ fn prepare_root(cx: &mut Context<'_>) -> Result<(), Error> {
     let made = Made::new(cx.files.least());
     let mut env = ns::Cx { cp: cx.plan.cp, request: cx.request, proc: cx.files.proc(), made };
     ns.prepare(&mut env)?;
+    if ns.user.is_some() && !cx.sibling {
+        // The change of ids took it back.
+        die_with_parent(cx.plan.facts.pid)?;
+    }
     cx.made = env.made;
     if ns.any() {
         cx.board.report();

@@ -56,7 +56,6 @@ pub(crate) struct NsPlan {
 #[derive(Debug)]
 pub(crate) struct Cx<'a> {
     /// The images.
-    #[expect(dead_code, reason = "for kinds to come")]
     pub(crate) cp: &'a Checkpoint,
     /// What was asked for.
     #[expect(dead_code, reason = "for kinds to come")]

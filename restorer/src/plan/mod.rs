@@ -52,11 +52,15 @@ impl<'a> Plan<'a> {
         cp: &'a Checkpoint,
         amber: BTreeMap<u32, AmberTaskEntry>,
         request: &Request,
-        facts: Facts,
+        mut facts: Facts,
         present: &[Range],
         cpus: usize,
     ) -> Result<Self, Error> {
         let ns = NsPlan::new(cp, request)?;
+        if let Some(user) = &ns.user {
+            facts.creds = user.creds(&facts);
+            facts.rights = 0;
+        }
         if cp.inventory.allow_uprobes == Some(true) && !request.allow_uprobes {
             return Err(Error::Option("--allow-uprobes"));
         }

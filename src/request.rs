@@ -84,8 +84,6 @@ const NOT_BUILT: &[(&[Command], &[Lacking])] = {
         (
             &[Dump, PreDump],
             &[
-                ("--track-mem", |r| r.track_mem),
-                ("--prev-images-dir", |r| r.prev_images_dir.is_some()),
                 ("--freeze-cgroup", |r| r.freeze_cgroup.is_some()),
                 ("--cgroup-dump-controller", |r| !r.cgroup_dump_controller.is_empty()),
                 ("--cgroup-props", |r| r.cgroup_props.is_some()),
@@ -100,7 +98,6 @@ const NOT_BUILT: &[(&[Command], &[Lacking])] = {
                 ("--lazy-pages", |r| r.lazy_pages),
                 ("--stream", |r| r.stream),
                 ("--tls", |r| r.tls),
-                ("--auto-dedup", |r| r.auto_dedup),
                 ("--force-irmap", |r| r.force_irmap),
                 ("--irmap-scan-path", |r| !r.irmap_scan_path.is_empty()),
                 ("--manage-cgroups", |r| {
@@ -135,11 +132,9 @@ const NOT_BUILT: &[(&[Command], &[Lacking])] = {
 
 /// Commands that are not built yet.
 const COMMANDS_NOT_BUILT: &[(Command, &str)] = &[
-    (Command::PreDump, "pre-dump"),
     (Command::LazyPages, "lazy-pages"),
     (Command::PageServer, "page-server"),
     (Command::Service, "service"),
-    (Command::Dedup, "dedup"),
 ];
 
 /// Checks what holds for every command, in the order CRIU does.
@@ -230,6 +225,11 @@ pub(crate) fn dump(raw: &Raw, dirs: &Dirs) -> Result<dumper::Request, Error> {
     request.track_mem = raw.track_mem;
     request.orphan_pts_master = raw.orphan_pts_master;
     request.prev_images_dir.clone_from(&raw.prev_images_dir);
+    request.auto_dedup = raw.auto_dedup;
+    request.pre_dump_mode = match raw.pre_dump_read {
+        true => dumper::PreDumpMode::Read,
+        false => dumper::PreDumpMode::Splice,
+    };
     Ok(request)
 }
 

@@ -42,6 +42,8 @@ pub(crate) fn run(
 ) -> anyhow::Result<Done> {
     match command {
         Command::Dump => dump(raw, place, client).map(|()| Done::Code(0)),
+        Command::PreDump => pre_dump(raw, place, client).map(|()| Done::Code(0)),
+        Command::Dedup => dedup(place).map(|()| Done::Code(0)),
         Command::Restore => restore(raw, place, client).map(Done::Restored),
         Command::Check => Ok(Done::Code(check(raw))),
         Command::CpuinfoDump => cpuinfo::dump(&place.dirs.images).map(|()| Done::Code(0)),
@@ -91,6 +93,37 @@ fn dump(raw: &Raw, place: &Place, client: Option<&Client>) -> anyhow::Result<()>
         crate::say(&stats::show_dump(&stats));
     }
     log::info!("Dumping finished successfully");
+    Ok(())
+}
+
+fn pre_dump(raw: &Raw, place: &Place, client: Option<&Client>) -> anyhow::Result<()> {
+    let request = request::dump(raw, &place.dirs)?;
+    // No script is run, no client notified.
+    let mut hooks = Hooks::for_dump(Scripts::new(&[], &place.images), client);
+    let result = dumper::pre_dump(&request, &mut hooks);
+    drop(hooks);
+    let stats = match result {
+        Ok(stats) => stats,
+        Err(e) => {
+            let failed = Failed { code: FAILURE, errno: e.errno() };
+            report(&e.into());
+            log::error!("Pre-dumping FAILED.");
+            return Err(failed.into());
+        }
+    };
+    stats::write_dump(&place.dirs.work, &stats)?;
+    if raw.display_stats {
+        crate::say(&stats::show_dump(&stats));
+    }
+    log::info!("Pre-dumping finished successfully");
+    Ok(())
+}
+
+/// Gives back the room of pages in parent images that newer ones have, too.
+fn dedup(place: &Place) -> anyhow::Result<()> {
+    let chain = images::pages::Chain::open(&images::Dir::open(&place.dirs.images)?)?;
+    let pages = images::pages::dedup(&chain)?;
+    log::info!("Deduplicated {pages} pages");
     Ok(())
 }
 

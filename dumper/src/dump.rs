@@ -4,6 +4,7 @@ use crate::files::{FileTable, Finished};
 use crate::hooks::{Action, Hooks, QUERY_EXT_FILES};
 use crate::ns::{self, Namespaces};
 use crate::pages::Control;
+use crate::pages::dirty::Dirty;
 use crate::stop::Stop;
 use crate::task::core::{self, Common, Cores};
 use crate::task::creds::Lsm;
@@ -32,6 +33,7 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
         shpages_written: Some(0),
         ..Stats::default()
     };
+    let mut dirty = Dirty::prepare(request, &dir, false)?;
     let begun = Instant::now();
     let limits = Limits { deadline: deadline(request), stop: &|| stop.requested() };
     let mut frozen = parasite::freeze(request.pid, &limits)?;
@@ -40,36 +42,52 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
     let saved = with_ext_files(request, hooks)
         .and_then(|request| {
             let control = Control { stop, progress: hooks.progress() };
-            save(&mut frozen, &request, &dir, control, &mut stats)
+            save(&mut frozen, &request, &dir, &mut dirty, control, &mut stats)
         })
-        .and_then(|files| run_hook(hooks, Action::PostDump, request).map(|()| files));
+        .and_then(|saved| run_hook(hooks, Action::PostDump, request).map(|()| saved));
     // A failure drops what is to be undone outside the tasks before they run on.
-    let saved = saved.and_then(|files| match request.leave {
-        Leave::Dead => files.keep(),
+    let saved = saved.and_then(|(files, run_id)| match request.leave {
+        Leave::Dead => files.keep().map(|()| run_id),
         Leave::Stopped | Leave::Running => {
             files.keep_links();
-            Ok(())
+            Ok(run_id)
         }
     });
     let leave = if saved.is_ok() { request.leave } else { Leave::Running };
     finish::finish(frozen, leave);
     stats.frozen_time = micros(still.elapsed());
-    if let Err(e) = saved {
-        // Images of a hook's refusal are complete, and CRIU leaves them too.
-        if !matches!(e, Error::Hook { .. }) || stop.requested() {
-            dir.remove_file(&Image::Inventory.file_name())?;
-        }
-        return Err(e);
-    }
+    let run_id = match saved {
+        Ok(run_id) => run_id,
+        Err(e) => return Err(failed(e, &dir, stop)?),
+    };
+    dirty.keep(&run_id);
+    dedup_parents(request, &dir);
     Ok(stats)
 }
 
+/// Takes back what tells that the images are complete.
+fn failed(e: Error, dir: &Dir, stop: Stop) -> Result<Error, Error> {
+    // Images of a hook's refusal are complete, and CRIU leaves them too.
+    if !matches!(e, Error::Hook { .. }) || stop.requested() {
+        dir.remove_file(&Image::Inventory.file_name())?;
+    }
+    Ok(e)
+}
+
+/// Gives back the room of pages in parent images that the new ones have, too (`--auto-dedup`).
+pub(crate) fn dedup_parents(request: &Request, dir: &Dir) {
+    if !request.auto_dedup {
+        return;
+    }
+    match images::pages::Chain::open(dir).and_then(|chain| images::pages::dedup(&chain)) {
+        Ok(pages) => log::info!("dedup: {pages} pages of parent images given back"),
+        // The images are whole.
+        Err(e) => log::warn!("dedup: {e}"),
+    }
+}
+
 fn refuse_options(request: &Request) -> Result<(), Error> {
-    let missing = [
-        (request.freeze_cgroup.is_some(), "--freeze-cgroup"),
-        (request.track_mem, "--track-mem"),
-        (request.prev_images_dir.is_some(), "--prev-images-dir"),
-    ];
+    let missing = [(request.freeze_cgroup.is_some(), "--freeze-cgroup")];
     match missing.iter().find(|(asked, _)| *asked) {
         Some((_, option)) => Err(Error::NotYet((*option).into())),
         None => Ok(()),
@@ -89,12 +107,12 @@ fn with_ext_files(request: &Request, hooks: &mut dyn Hooks) -> Result<Request, E
     Ok(request)
 }
 
-fn deadline(request: &Request) -> Option<Instant> {
+pub(crate) fn deadline(request: &Request) -> Option<Instant> {
     let secs = u64::from(request.timeout_secs);
     (secs > 0).then(|| Instant::now() + Duration::from_secs(secs))
 }
 
-fn micros(d: Duration) -> u32 {
+pub(crate) fn micros(d: Duration) -> u32 {
     d.as_micros() as u32
 }
 
@@ -103,9 +121,10 @@ fn save(
     frozen: &mut Frozen,
     request: &Request,
     dir: &Dir,
+    dirty: &mut Dirty,
     control: Control<'_>,
     stats: &mut Stats,
-) -> Result<Finished, Error> {
+) -> Result<(Finished, String), Error> {
     let stop = control.stop;
     let mut tree = tree::describe(frozen)?;
     tree::check_sessions(&tree, request)?;
@@ -116,9 +135,10 @@ fn save(
     let segments = ns::ipc::segments(&cx)?;
     let sets = cgroup::Sets::collect(&tree)?;
     ask_inside(&mut tree, frozen, request, stop)?;
+    dirty.enter(frozen, &tree, deadline(request));
     let run_id = inventory::run_id()?;
     cx = ns::Cx { tree: &tree, request, dir, all: &namespaces, segments: &segments };
-    let (contents, files) = contents(&cx, Rc::clone(&namespaces), &run_id, control, stats)?;
+    let (contents, files) = contents(&cx, Rc::clone(&namespaces), &run_id, dirty, control, stats)?;
     ns::dump(&cx)?;
     let cores = cores(&cx, frozen, &sets, stop)?;
     write_tasks(&cx, contents, cores)?;
@@ -127,7 +147,7 @@ fn save(
     }
     stop.check()?;
     inventory::write(dir, request, &run_id, files.lock_method(request))?;
-    Ok(files)
+    Ok((files, run_id))
 }
 
 /// Runs code in each task, one after the other: nothing of ours is left when this returns.
@@ -165,6 +185,7 @@ fn contents(
     cx: &ns::Cx<'_>,
     namespaces: Rc<Namespaces>,
     run_id: &str,
+    dirty: &Dirty,
     control: Control<'_>,
     stats: &mut Stats,
 ) -> Result<(Contents, Finished), Error> {
@@ -184,7 +205,7 @@ fn contents(
     let mut collector = mm::Collector::new(request)?;
     for task in tree.alive() {
         stop.check()?;
-        all.mms.push(collector.collect(task, &mut files)?);
+        all.mms.push(collector.collect(task, &mut files, &dirty.since(task))?);
     }
     let begun = Instant::now();
     for mm in &all.mms {

@@ -20,6 +20,7 @@ mod inventory;
 mod mm;
 mod ns;
 mod pages;
+mod pre_dump;
 mod request;
 mod stop;
 mod task;
@@ -28,7 +29,8 @@ mod tree;
 use parasite::proc;
 
 pub use hooks::{Action, Hooks, NoHooks, Progress};
-pub use request::{FileValidation, Leave, NetworkLock, Request};
+pub use pages::dirty::{Tracking, tracking};
+pub use request::{FileValidation, Leave, NetworkLock, PreDumpMode, Request};
 
 /// Parsers of what the kernel says, for fuzzing.
 #[doc(hidden)]
@@ -142,6 +144,12 @@ pub type Stats = images::proto::DumpStatsEntry;
 /// the tree unharmed. Call it from a thread that may fork (see [`sys::worker::fork`]).
 pub fn dump(request: &Request, hooks: &mut dyn Hooks) -> Result<Stats, Error> {
     guard::run(request, hooks, dump::work)
+}
+
+/// Saves the memory of the tree rooted at `request.pid`, which runs on, and has the kernel watch
+/// what is written from now on: images that can be the parent of a later dump.
+pub fn pre_dump(request: &Request, hooks: &mut dyn Hooks) -> Result<Stats, Error> {
+    guard::run(request, hooks, pre_dump::work)
 }
 
 impl From<pages::Error> for Error {

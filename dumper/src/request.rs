@@ -37,6 +37,17 @@ pub enum NetworkLock {
     Skip,
 }
 
+/// How a pre-dump gets at contents (`--pre-dump-mode`). Here it makes no difference: pages are
+/// read while the tree runs, in whole ranges. The images tell which was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PreDumpMode {
+    /// CRIU's default.
+    #[default]
+    Splice,
+    /// By `process_vm_readv`.
+    Read,
+}
+
 /// A dump, as asked for.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -85,6 +96,10 @@ pub struct Request {
     pub track_mem: bool,
     /// Directory of the previous dump, relative to `images_dir` (`--prev-images-dir`).
     pub prev_images_dir: Option<PathBuf>,
+    /// What newer images have is punched out of the parent images (`--auto-dedup`).
+    pub auto_dedup: bool,
+    /// How a pre-dump gets at contents.
+    pub pre_dump_mode: PreDumpMode,
 }
 
 impl Request {
@@ -114,6 +129,8 @@ impl Request {
             freeze_cgroup: None,
             track_mem: false,
             prev_images_dir: None,
+            auto_dedup: false,
+            pre_dump_mode: PreDumpMode::Splice,
         }
     }
 }

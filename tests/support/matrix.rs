@@ -30,6 +30,7 @@ pub struct Subject {
     refused: Option<&'static str>,
     rounds: usize,
     flavour: Option<String>,
+    chain: Option<usize>,
 }
 
 impl Subject {
@@ -46,6 +47,7 @@ impl Subject {
             refused: None,
             rounds: 1,
             flavour: std::env::var("AMBER_FLAVOUR").ok().filter(|f| f != "host"),
+            chain: None,
         }
     }
 
@@ -77,6 +79,12 @@ impl Subject {
     /// for all subjects that do not say it themselves.
     pub fn flavour(mut self, kinds: &str) -> Self {
         self.flavour = Some(kinds.to_owned());
+        self
+    }
+
+    /// Each dump is the last of so many in an incremental chain.
+    pub fn chain(mut self, length: usize) -> Self {
+        self.chain = Some(length);
         self
     }
 
@@ -206,6 +214,37 @@ impl Subject {
         }
     }
 
+    /// The pre-dumps of one round, if there are to be any; the last one's directory as seen from
+    /// the next.
+    fn pre_dumps(
+        &self,
+        sandbox: &Sandbox,
+        direction: &Direction,
+        pid: &str,
+        round: usize,
+    ) -> Result<Option<String>, String> {
+        // Stock needs a kernel with soft-dirty bits.
+        if direction.dump.name == "stock" {
+            return Ok(None);
+        }
+        // AMBER_CHAIN=3: every dump is the third of a chain, behind two pre-dumps.
+        let asked = std::env::var("AMBER_CHAIN").ok().and_then(|n| n.parse().ok());
+        let length = self.chain.or(asked).unwrap_or(1);
+        let mut before: Option<String> = None;
+        for link in 1..length {
+            let dir = format!("before{round}-{link}");
+            let images = sandbox.path(&dir);
+            std::fs::create_dir(&images).expect("images directory");
+            let mut args = vec!["--track-mem"];
+            if let Some(previous) = &before {
+                args.extend(["--prev-images-dir", previous]);
+            }
+            pre_dump(sandbox, &direction.dump, pid, &images, &args)?;
+            before = Some(format!("../{dir}"));
+        }
+        Ok(before)
+    }
+
     fn dump_and_restore(
         &self,
         sandbox: &Sandbox,
@@ -220,7 +259,12 @@ impl Subject {
         for round in 0..self.rounds {
             images = sandbox.path(&format!("images{round}"));
             std::fs::create_dir(&images).expect("images directory");
-            dump(sandbox, &direction.dump, &pid, &images, &self.dump_args)?;
+            let before = self.pre_dumps(sandbox, direction, &pid, round)?;
+            let mut args = self.dump_args.clone();
+            if let Some(previous) = &before {
+                args.extend(["--track-mem", "--prev-images-dir", previous]);
+            }
+            dump(sandbox, &direction.dump, &pid, &images, &args)?;
             sandbox.empty().map_err(|left| format!("after dump {round}: {left}"))?;
             let lines = sandbox.said();
             if lines.len() != 1 {
@@ -273,15 +317,37 @@ pub fn dump(
     images: &Path,
     more: &[&str],
 ) -> Result<(), String> {
+    save(sandbox, criu, "dump", pid, images, more)
+}
+
+/// `criu pre-dump` of the tree of `pid`.
+pub fn pre_dump(
+    sandbox: &Sandbox,
+    criu: &Criu,
+    pid: &str,
+    images: &Path,
+    more: &[&str],
+) -> Result<(), String> {
+    save(sandbox, criu, "pre-dump", pid, images, more)
+}
+
+fn save(
+    sandbox: &Sandbox,
+    criu: &Criu,
+    verb: &str,
+    pid: &str,
+    images: &Path,
+    more: &[&str],
+) -> Result<(), String> {
     let dir = images.to_str().expect("utf-8");
-    let mut args = vec!["dump", "-v4", "-o", "dump.log", "-D", dir, "-t", pid];
+    let mut args = vec![verb, "-v4", "-o", "dump.log", "-D", dir, "-t", pid];
     args.extend(more);
     let ended = sandbox.run(&criu.path, &args, "dump.out");
     if ended.success() {
         return Ok(());
     }
     let logs = tail(&images.join("dump.log"), 25) + &tail(&sandbox.path("dump.out"), 10);
-    Err(format!("dump: {ended:?}\n{logs}"))
+    Err(format!("{verb}: {ended:?}\n{logs}"))
 }
 
 /// `criu restore`, detached.

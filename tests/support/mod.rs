@@ -16,7 +16,7 @@ mod sandbox;
 
 pub use binary::Criu;
 pub use build::{subject, tool};
-pub use matrix::{Direction, Subject, directions, dump, has_capability, restore};
+pub use matrix::{Direction, Subject, directions, dump, has_capability, pre_dump, restore};
 pub use sandbox::{Ended, Sandbox};
 
 use std::io::Write;

@@ -92,7 +92,7 @@ pub fn classify(vma: &Vma, shm: (u32, u32)) -> Result<Kind, Refusal> {
     if !vma.has_file() {
         return without_file(vma);
     }
-    if vma.flags.any(VmFlags::UFFD_MISSING.with(VmFlags::UFFD_WP).with(VmFlags::UFFD_MINOR)) {
+    if is_handled(vma) {
         return Err(Refusal::Userfaultfd);
     }
     // A file in a file system may have any of these names. What tells them apart is the device
@@ -144,6 +144,12 @@ pub fn classify(vma: &Vma, shm: (u32, u32)) -> Result<Kind, Refusal> {
     Ok(Kind::File)
 }
 
+/// Somebody handles its faults. Write-protection alone may be what a dump before this one left to
+/// see changes; a tree with a userfaultfd of its own is told by its descriptor.
+fn is_handled(vma: &Vma) -> bool {
+    vma.flags.any(VmFlags::UFFD_MISSING.with(VmFlags::UFFD_MINOR))
+}
+
 fn without_file(vma: &Vma) -> Result<Kind, Refusal> {
     match &vma.name[..] {
         b"[vdso]" => return Ok(Kind::Vdso),
@@ -152,7 +158,7 @@ fn without_file(vma: &Vma) -> Result<Kind, Refusal> {
         b"[uprobes]" => return Ok(Kind::Uprobes),
         _ => {}
     }
-    if vma.flags.any(VmFlags::UFFD_MISSING.with(VmFlags::UFFD_WP).with(VmFlags::UFFD_MINOR)) {
+    if is_handled(vma) {
         Err(Refusal::Userfaultfd)
     } else if vma.flags.any(VmFlags::PFNMAP.with(VmFlags::IO)) {
         Err(Refusal::Device)
@@ -182,6 +188,11 @@ pub enum Content {
 }
 
 impl Kind {
+    /// Whether page tables tell all that changes it.
+    pub fn is_trackable(self) -> bool {
+        matches!(self, Self::Anon | Self::Heap)
+    }
+
     /// Which contents go to the pagemap.
     pub fn content(self, vma: &Vma) -> Content {
         match self {

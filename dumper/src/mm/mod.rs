@@ -5,6 +5,7 @@ pub mod kind;
 pub mod smaps;
 
 use crate::files::FileTable;
+use crate::pages::dirty::Since;
 use crate::pages::scan::{Method, Scanner};
 use crate::pages::select::{Area, Selection};
 use crate::tree::Task;
@@ -82,6 +83,8 @@ pub struct Mm {
     pub extras: Vec<AmberVmaEntry>,
     /// Which pages are saved.
     pub pages: Selection,
+    /// The task runs on while they are: what goes away meanwhile reads as zeroes.
+    pub live: bool,
 }
 
 impl Mm {
@@ -114,8 +117,13 @@ impl Collector {
     }
 
     /// The address space of `task`; files that it maps go to `files`.
-    pub fn collect(&mut self, task: &Task, files: &mut FileTable) -> Result<Mm, crate::Error> {
-        let mut mm = self.vmas(task.pid, &mut (task, &mut *files))?;
+    pub fn collect(
+        &mut self,
+        task: &Task,
+        files: &mut FileTable,
+        since: &Since<'_>,
+    ) -> Result<Mm, crate::Error> {
+        let mut mm = self.vmas(task.pid, &mut (task, &mut *files), since)?;
         mm.vpid = task.vpid;
         let (stat, inside) = (&task.stat, &task.inside);
         let entry = &mut mm.entry;
@@ -132,8 +140,20 @@ impl Collector {
         Ok(mm)
     }
 
+    /// VMAs and pages of `task`, for a pre-dump: it will run when they are saved.
+    pub fn pages(&mut self, task: &Task, since: &Since<'_>) -> Result<Mm, crate::Error> {
+        let mut mm = self.vmas(task.pid, &mut backing::Unnamed, since)?;
+        (mm.vpid, mm.live) = (task.vpid, true);
+        Ok(mm)
+    }
+
     /// VMAs and pages of `pid`; the rest of the entry is empty.
-    pub fn vmas(&mut self, pid: i32, files: &mut dyn Backing) -> Result<Mm, crate::Error> {
+    pub fn vmas(
+        &mut self,
+        pid: i32,
+        files: &mut dyn Backing,
+        since: &Since<'_>,
+    ) -> Result<Mm, crate::Error> {
         let path = format!("/proc/{pid}/smaps");
         let smaps = File::open(&path).map_err(|source| Error::Proc { path, source })?;
         // The kernel gives a page at a time, whatever the size of the buffer.
@@ -148,7 +168,13 @@ impl Collector {
         for vma in &vmas {
             self.one(&mut mm, vma, &mut areas, files)?;
         }
-        mm.pages = self.scanner.scan(pid, &areas).map_err(crate::Error::from)?;
+        if !mm.entry.aios.is_empty() {
+            // Requests under way write to memory without anybody noticing.
+            areas.iter_mut().for_each(|a| a.trackable = false);
+        }
+        since.enter(&mut areas);
+        mm.pages = self.scanner.scan(pid, &areas, since).map_err(crate::Error::from)?;
+        since.arm(pid, &areas).map_err(crate::Error::from)?;
         mm.entry.vmas.extend(mm.pages.guards.iter().map(|&(start, end)| VmaEntry {
             start,
             end,
@@ -218,6 +244,8 @@ impl Collector {
                 content: kind.content(vma),
                 readable: vma.flags.has(VmFlags::READ),
                 populated: vma.populated || vma.flags.has(VmFlags::HUGETLB),
+                trackable: kind.is_trackable(),
+                tracked: vma.flags.has(VmFlags::UFFD_WP),
             });
         }
         Ok(())

@@ -33,6 +33,8 @@ pub enum Origin<'a> {
         pid: i32,
         /// `/proc/PID/mem`, opened when needed.
         mem: OnceLock<File>,
+        /// It runs: pages that are gone meanwhile read as zeroes.
+        live: bool,
     },
     /// A file: shared memory.
     File(&'a File),
@@ -262,8 +264,9 @@ fn read(
             runs.next();
         }
         match &source.origin {
-            Origin::Task { pid, mem } if readable => read_task(*pid, mem, spans, now)?,
-            Origin::Task { pid, mem } => {
+            Origin::Task { pid, live: true, .. } => read_live(*pid, spans, now)?,
+            Origin::Task { pid, mem, .. } if readable => read_task(*pid, mem, spans, now)?,
+            Origin::Task { pid, mem, .. } => {
                 let mut now = now;
                 for span in spans.iter() {
                     let (one, others) = std::mem::take(&mut now).split_at_mut(span.len as usize);
@@ -309,6 +312,36 @@ fn read_task(
             return Ok(());
         }
     }
+}
+
+/// What a running task has of it. What is gone, or the whole task, is of no use to anybody: such
+/// pages are in no later image.
+fn read_live(pid: i32, spans: &mut [Span], mut buf: &mut [u8]) -> Result<(), Error> {
+    let mut spans = spans;
+    while !buf.is_empty() {
+        let got = match vm::read_spans(pid, spans, buf) {
+            Ok(n) => n,
+            Err(e) if e.errno() == libc::EFAULT => 0,
+            Err(e) if matches!(e.errno(), libc::ESRCH | libc::EPERM) => {
+                buf.fill(0);
+                return Ok(());
+            }
+            Err(e) => return Err(e.into()),
+        };
+        // Nothing at all: one page is left out.
+        let skip = if got == 0 { PAGE_SIZE as usize } else { got };
+        if got == 0 {
+            buf[..skip].fill(0);
+        }
+        buf = &mut buf[skip..];
+        let mut done = skip as u64;
+        while done > 0 {
+            let step = done.min(spans[0].len);
+            advance(&mut spans, step);
+            done -= step;
+        }
+    }
+    Ok(())
 }
 
 /// Takes `len` bytes from the first span, which is at least as long.

@@ -3,6 +3,7 @@
 //! First all pagemaps are laid out, then all contents are moved ([`copy`]).
 
 mod copy;
+pub mod dirty;
 pub mod scan;
 pub mod select;
 mod shmem;
@@ -86,15 +87,18 @@ pub fn dump_to(
     let mut work = Work { images, control, stats, sources: Vec::new() };
     let segments = segments(shmems)?;
     for (shmem, (file, runs)) in shmems.iter().zip(&segments) {
-        let pages = work.add(PageSet::Shmem(shmem.shmid), Origin::File(file), runs)?;
+        let pages = work.add(PageSet::Shmem(shmem.shmid), Origin::File(file), runs, &[])?;
         *work.stats.shpages_scanned.get_or_insert(0) += pages;
         *work.stats.shpages_written.get_or_insert(0) += pages;
     }
     for mm in mms {
-        let origin = Origin::Task { pid: mm.pid, mem: OnceLock::new() };
-        let pages = work.add(PageSet::Task(mm.vpid as u32), origin, &mm.pages.runs)?;
+        let origin = Origin::Task { pid: mm.pid, mem: OnceLock::new(), live: mm.live };
+        let set = PageSet::Task(mm.vpid as u32);
+        let pages = work.add(set, origin, &mm.pages.runs, &mm.pages.parent)?;
         work.stats.pages_scanned += mm.mapped_pages();
         work.stats.pages_written += pages;
+        let in_parent = mm.pages.parent.iter().map(|(start, end)| (end - start) / PAGE_SIZE);
+        work.stats.pages_skipped_parent += in_parent.sum::<u64>();
     }
     work.flush()
 }
@@ -112,16 +116,31 @@ struct Work<'a> {
 
 impl<'a> Work<'a> {
     /// Writes the pagemap of `set` and plans the way of its contents; returns the number of
-    /// pages.
-    fn add(&mut self, set: PageSet, origin: Origin<'a>, runs: &'a [Run]) -> Result<u64, Error> {
+    /// pages. What is `in_parent` has no contents here.
+    fn add(
+        &mut self,
+        set: PageSet,
+        origin: Origin<'a>,
+        runs: &'a [Run],
+        in_parent: &[(u64, u64)],
+    ) -> Result<u64, Error> {
         let begin = Instant::now();
         let mut sink: LocalSink = self.images.create(set)?;
         let mut pages = 0;
+        let mut holes = in_parent.iter().peekable();
+        let mut holes_before = |sink: &mut LocalSink, at| -> Result<(), Error> {
+            while let Some((start, end)) = holes.next_if(|hole| hole.0 < at) {
+                sink.push_hole(*start, (end - start) / PAGE_SIZE, PageFlags::PARENT)?;
+            }
+            Ok(())
+        };
         for run in runs {
+            holes_before(&mut sink, run.start)?;
             let flags = if run.lazy { PageFlags::LAZY } else { PageFlags::empty() };
             sink.reserve(run.start, run.pages, flags)?;
             pages += run.pages;
         }
+        holes_before(&mut sink, u64::MAX)?;
         self.control.progress.expect(pages * PAGE_SIZE);
         let image = Arc::clone(sink.file());
         let name = sink.pages_name().to_owned();

@@ -2,6 +2,7 @@
 //! address space, the `pagemap` file area by area on older kernels.
 
 use super::Error;
+use super::dirty::{Since, Way};
 use super::select::{Area, Selection, Selector};
 use crate::mm::kind::Content;
 use images::pages::PAGE_SIZE;
@@ -42,26 +43,46 @@ impl Scanner {
         Self { method, ..Self::default() }
     }
 
-    /// Which pages of `pid` are saved; `areas` ascend.
-    pub fn scan(&mut self, pid: i32, areas: &[Area]) -> Result<Selection, Error> {
+    /// Which pages of `pid` are saved; `areas` ascend. `since` tells what is known of changes.
+    pub fn scan(
+        &mut self,
+        pid: i32,
+        areas: &[Area],
+        since: &Since<'_>,
+    ) -> Result<Selection, Error> {
         let open = |source| Error::Pagemap { pid, source };
         let pagemap = File::open(format!("/proc/{pid}/pagemap")).map_err(open)?;
         if self.method == Method::Best {
-            match self.by_ioctl(&pagemap, areas) {
+            match self.by_ioctl(&pagemap, areas, since) {
                 Ok(selection) => return Ok(selection),
                 Err(e) if e.errno() == libc::ENOTTY => self.method = Method::File,
                 Err(e) => return Err(e.into()),
             }
         }
-        self.by_file(&pagemap, areas).map_err(open)
+        self.by_file(&pagemap, areas, since).map_err(open)
     }
 
-    fn by_ioctl(&mut self, pagemap: &File, areas: &[Area]) -> sys::Result<Selection> {
+    fn by_ioctl(
+        &mut self,
+        pagemap: &File,
+        areas: &[Area],
+        since: &Since<'_>,
+    ) -> sys::Result<Selection> {
         let (Some(first), Some(last)) = (areas.first(), areas.last()) else {
             return Ok(Selection::default());
         };
         self.regions.resize(REGIONS, PageRegion::default());
-        let mut selector = Selector::new(areas);
+        let mut selector = Selector::new(areas, since.covered);
+        // What is reported of pages that were not written, and of those that were.
+        let (watched, clean) = match since.way.filter(|_| since.is_known()) {
+            Some(Way::WriteProtect(_)) => {
+                (category::WPALLOWED | category::WRITTEN, category::WPALLOWED)
+            }
+            Some(Way::SoftDirty) => (category::SOFT_DIRTY, 0),
+            // Equal for none.
+            None => (0, u64::MAX),
+        };
+        let guard = if self.no_guard { 0 } else { category::GUARD };
         let mut query = Query {
             start: first.start,
             end: last.end,
@@ -70,14 +91,14 @@ impl Scanner {
             inverted: category::FILE | category::PFNZERO,
             mask: category::FILE | category::PFNZERO,
             anyof: category::PRESENT | category::SWAPPED,
-            report: if self.no_guard { 0 } else { category::GUARD },
+            report: watched | guard,
         };
         while query.start < query.end {
             let found = sys::pagemap::scan(pagemap.as_fd(), &query, &mut self.regions);
             let (n, walked) = match found {
-                Err(e) if e.errno() == libc::EINVAL && query.report != 0 => {
+                Err(e) if e.errno() == libc::EINVAL && query.report & category::GUARD != 0 => {
                     self.no_guard = true;
-                    query.report = 0;
+                    query.report = watched;
                     continue;
                 }
                 other => other?,
@@ -86,7 +107,8 @@ impl Scanner {
                 if region.categories & category::GUARD != 0 {
                     selector.guard(region.start, region.end);
                 } else {
-                    selector.pages(region.start, region.end);
+                    let clean = region.categories & watched == clean;
+                    selector.pages(region.start, region.end, clean);
                 }
             }
             if walked <= query.start {
@@ -98,10 +120,15 @@ impl Scanner {
         Ok(selector.finish())
     }
 
-    fn by_file(&mut self, pagemap: &File, areas: &[Area]) -> std::io::Result<Selection> {
+    fn by_file(
+        &mut self,
+        pagemap: &File,
+        areas: &[Area],
+        since: &Since<'_>,
+    ) -> std::io::Result<Selection> {
         self.window.resize(WINDOW * 8, 0);
-        let zero = zero_pfn();
-        let mut selector = Selector::new(areas);
+        let judge = Judge::new(zero_pfn(), since);
+        let mut selector = Selector::new(areas, since.covered);
         for area in areas {
             if !area.populated || !matches!(area.content, Content::Private { .. }) {
                 continue;
@@ -111,7 +138,7 @@ impl Scanner {
                 let pages = ((area.end - at) / PAGE_SIZE).min(WINDOW as u64);
                 let window = &mut self.window[..pages as usize * 8];
                 pagemap.read_exact_at(window, at / PAGE_SIZE * 8)?;
-                entries(window, at, zero, &mut selector);
+                entries(window, at, judge, &mut selector);
                 at += pages * PAGE_SIZE;
             }
         }
@@ -123,8 +150,37 @@ impl Scanner {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Page {
     Skip,
-    Take,
+    Take { clean: bool },
     Guard,
+}
+
+/// Reads entries of the `pagemap` file.
+#[derive(Clone, Copy, Debug)]
+pub struct Judge {
+    zero: Option<u64>,
+    /// These bits of an entry, and what they are if its page was not written.
+    watched: u64,
+    clean: u64,
+}
+
+impl Judge {
+    fn new(zero: Option<u64>, since: &Since<'_>) -> Self {
+        const SOFT_DIRTY: u64 = 1 << 55;
+        const UFFD_WP: u64 = 1 << 57;
+        let (watched, clean) = match since.way.filter(|_| since.is_known()) {
+            Some(Way::WriteProtect(_)) => (UFFD_WP, UFFD_WP),
+            Some(Way::SoftDirty) => (SOFT_DIRTY, 0),
+            None => (0, 1),
+        };
+        Self { zero, watched, clean }
+    }
+
+    fn page(self, entry: u64) -> Page {
+        match judge(entry, self.zero) {
+            Page::Take { .. } => Page::Take { clean: entry & self.watched == self.clean },
+            other => other,
+        }
+    }
 }
 
 fn judge(entry: u64, zero: Option<u64>) -> Page {
@@ -141,21 +197,21 @@ fn judge(entry: u64, zero: Option<u64>) -> Page {
     } else if !there || entry & FILE != 0 || zero {
         Page::Skip
     } else {
-        Page::Take
+        Page::Take { clean: false }
     }
 }
 
 /// Feeds entries of the `pagemap` file, for pages from `start` on, to `selector`.
-pub fn entries(window: &[u8], start: u64, zero: Option<u64>, selector: &mut Selector<'_>) {
+pub fn entries(window: &[u8], start: u64, judge: Judge, selector: &mut Selector<'_>) {
     let mut from = (start, Page::Skip);
     let mut at = start;
     let mut put = |(start, page), end| match page {
-        Page::Take => selector.pages(start, end),
+        Page::Take { clean } => selector.pages(start, end, clean),
         Page::Guard => selector.guard(start, end),
         Page::Skip => {}
     };
     for entry in window.as_chunks::<8>().0 {
-        let page = judge(u64::from_ne_bytes(*entry), zero);
+        let page = judge.page(u64::from_ne_bytes(*entry));
         if page != from.1 {
             put(from, at);
             from = (at, page);
@@ -174,10 +230,12 @@ pub fn pagemap(window: &[u8], start: u64) -> Vec<(u64, u64)> {
         content: Content::Private { lazy: true },
         readable: true,
         populated: true,
+        trackable: false,
+        tracked: false,
     };
     let areas = [area];
-    let mut selector = Selector::new(&areas);
-    entries(window, start, None, &mut selector);
+    let mut selector = Selector::new(&areas, &[]);
+    entries(window, start, Judge::new(None, &Since::NOTHING), &mut selector);
     selector.finish().runs.iter().map(|r| (r.start, r.end())).collect()
 }
 

@@ -16,6 +16,10 @@ pub struct Area {
     pub readable: bool,
     /// May have pages at all.
     pub populated: bool,
+    /// Its changes can be tracked.
+    pub trackable: bool,
+    /// Its changes since the parent images are known.
+    pub tracked: bool,
 }
 
 /// Pages side by side that are saved alike.
@@ -43,6 +47,8 @@ impl Run {
 pub struct Selection {
     /// Pages, ascending.
     pub runs: Vec<Run>,
+    /// Ranges of pages that are as the parent images have them, ascending.
+    pub parent: Vec<(u64, u64)>,
     /// Ranges of guard pages, ascending.
     pub guards: Vec<(u64, u64)>,
 }
@@ -51,13 +57,16 @@ pub struct Selection {
 #[derive(Debug)]
 pub struct Selector<'a> {
     areas: std::iter::Peekable<std::slice::Iter<'a, Area>>,
+    /// What the parent images have; ranges behind the pages at hand.
+    covered: &'a [(u64, u64)],
     out: Selection,
 }
 
 impl<'a> Selector<'a> {
-    /// For an address space of these areas, ascending.
-    pub fn new(areas: &'a [Area]) -> Self {
-        Self { areas: areas.iter().peekable(), out: Selection::default() }
+    /// For an address space of these areas, ascending; `covered` is what the parent images have
+    /// of it.
+    pub fn new(areas: &'a [Area], covered: &'a [(u64, u64)]) -> Self {
+        Self { areas: areas.iter().peekable(), covered, out: Selection::default() }
     }
 
     /// A range of guard pages; behind all ranges before.
@@ -68,15 +77,18 @@ impl<'a> Selector<'a> {
         }
     }
 
-    /// A range of pages that exist and belong to the task; behind all ranges before.
-    pub fn pages(&mut self, start: u64, end: u64) {
+    /// A range of pages that exist and belong to the task; behind all ranges before. `clean`: they
+    /// were not written since the kernel was told to watch them.
+    pub fn pages(&mut self, start: u64, end: u64, clean: bool) {
         while let Some(&&area) = self.areas.peek() {
             if area.start >= end {
                 return;
             }
             if let Content::Private { lazy } = area.content {
                 let (from, to) = (start.max(area.start), end.min(area.end));
-                if from < to {
+                if from < to && clean && area.tracked {
+                    self.unchanged(from, to, lazy, area.readable);
+                } else if from < to {
                     self.push(from, to, lazy, area.readable);
                 }
             }
@@ -102,6 +114,28 @@ impl<'a> Selector<'a> {
         self.areas.next();
     }
 
+    /// Pages that were not written: the parent images have them, or they are saved.
+    fn unchanged(&mut self, start: u64, end: u64, lazy: bool, readable: bool) {
+        let mut at = start;
+        while at < end {
+            let behind = self.covered.iter().take_while(|c| c.1 <= at).count();
+            self.covered = &self.covered[behind..];
+            let (from, to) = self.covered.first().map_or((end, end), |c| (c.0, c.1));
+            if from > at {
+                let from = from.min(end);
+                self.push(at, from, lazy, readable);
+                at = from;
+            } else {
+                let to = to.min(end);
+                match self.out.parent.last_mut() {
+                    Some(last) if last.1 == at => last.1 = to,
+                    _ => self.out.parent.push((at, to)),
+                }
+                at = to;
+            }
+        }
+    }
+
     fn push(&mut self, start: u64, end: u64, lazy: bool, readable: bool) {
         let pages = (end - start) / PAGE_SIZE;
         match self.out.runs.last_mut() {
@@ -124,13 +158,15 @@ mod tests {
             content,
             readable: true,
             populated: true,
+            trackable: true,
+            tracked: true,
         }
     }
 
     fn select(areas: &[Area], ranges: &[(u64, u64)]) -> Vec<(u64, u64, bool)> {
-        let mut s = Selector::new(areas);
+        let mut s = Selector::new(areas, &[]);
         for (start, end) in ranges {
-            s.pages(start * PAGE_SIZE, end * PAGE_SIZE);
+            s.pages(start * PAGE_SIZE, end * PAGE_SIZE, true);
         }
         let runs = s.finish().runs;
         runs.iter().map(|r| (r.start / PAGE_SIZE, r.pages, r.lazy)).collect()
@@ -170,5 +206,24 @@ mod tests {
         let areas = [area(0, 100, LAZY)];
         let got = select(&areas, &[(1, 2), (3, 4), (5, 6), (99, 100)]);
         assert_eq!(got, [(1, 1, true), (3, 1, true), (5, 1, true), (99, 1, true)]);
+    }
+
+    #[test]
+    fn pages_that_are_as_before_and_in_the_parent_are_left_to_it() {
+        let mut areas = [area(0, 20, LAZY), area(20, 30, LAZY)];
+        areas[1].tracked = false;
+        let pages = |n: u64| n * PAGE_SIZE;
+        let covered = [(0, pages(3)), (pages(5), pages(6)), (pages(8), pages(25))];
+        let mut s = Selector::new(&areas, &covered);
+        s.pages(pages(1), pages(2), false);
+        s.pages(pages(2), pages(10), true);
+        s.pages(pages(12), pages(14), true);
+        s.pages(pages(15), pages(22), true);
+        let got = s.finish();
+        let runs: Vec<_> = got.runs.iter().map(|r| (r.start / PAGE_SIZE, r.pages)).collect();
+        let parent: Vec<_> =
+            got.parent.iter().map(|r| (r.0 / PAGE_SIZE, r.1 / PAGE_SIZE)).collect();
+        assert_eq!(parent, [(2, 3), (5, 6), (8, 10), (12, 14), (15, 20)]);
+        assert_eq!(runs, [(1, 1), (3, 2), (6, 2), (20, 2)]);
     }
 }

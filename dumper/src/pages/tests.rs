@@ -1,3 +1,4 @@
+use super::dirty::Since;
 use super::*;
 use crate::hooks::Progress;
 use crate::mm::Collector;
@@ -148,7 +149,7 @@ fn images_are_flushed_before_descriptors_run_out() {
     let mms: Vec<Mm> = (0..600)
         .map(|n| {
             let mut mm = if n % 100 == 0 {
-                collector.vmas(subject.pid(), &mut Ids::default()).unwrap()
+                collector.vmas(subject.pid(), &mut Ids::default(), &Since::NOTHING).unwrap()
             } else {
                 Mm { pid: subject.pid(), ..Mm::default() }
             };

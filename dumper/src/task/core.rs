@@ -150,6 +150,26 @@ fn number<T: std::str::FromStr>(pid: i32, name: &'static str) -> Result<Option<T
     }
 }
 
+/// A call that is on its way again after an earlier stop is only known as `restart_syscall`: the
+/// code in front of it tells which it was, where that is code as of the C library.
+fn restarted(tid: i32, rip: u64, nr: u64) -> u64 {
+    let mut code = [0; 7];
+    let is_again = nr == libc::SYS_restart_syscall as u64;
+    if is_again && sys::vm::read_exact(tid, rip.wrapping_sub(7), &mut code).is_ok() {
+        return call_of(&code).unwrap_or(nr);
+    }
+    nr
+}
+
+/// The number in `mov $NR, %eax; syscall`, if it is of a call that can be on its way again.
+fn call_of(code: &[u8; 7]) -> Option<u64> {
+    let [0xb8, a, b, c, d, 0x0f, 0x05] = *code else { return None };
+    let nr = i64::from(u32::from_le_bytes([a, b, c, d]));
+    let restartable =
+        [libc::SYS_poll, libc::SYS_nanosleep, libc::SYS_futex, libc::SYS_clock_nanosleep];
+    restartable.contains(&nr).then_some(nr as u64)
+}
+
 fn one_thread(
     task: &Task,
     thread: &Thread,
@@ -161,7 +181,7 @@ fn one_thread(
     let status = held.status.clone();
     let saved = held.saved()?;
     let info = x86::thread_info(saved, inside.clear_tid_addr)?;
-    let restart_call = Restart::lost_call(&saved.regs);
+    let restart_call = Restart::lost_call(&saved.regs).map(|nr| restarted(tid, saved.regs.rip, nr));
     let (futex_rla, futex_rla_len) = kernel::robust_list(tid)?;
     let attr = kernel::sched_attr(tid)?;
     if attr.policy == SCHED_DEADLINE {
@@ -269,4 +289,16 @@ fn process_extras(task: &Task) -> Result<AmberTaskEntry, Error> {
         personality: hex("personality")?.filter(|&p| p != 0),
         ..AmberTaskEntry::default()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::call_of;
+
+    #[test]
+    fn the_code_tells_which_call_is_on_its_way_again() {
+        assert_eq!(call_of(&[0xb8, 0xe6, 0, 0, 0, 0x0f, 0x05]), Some(230));
+        assert_eq!(call_of(&[0xb8, 1, 0, 0, 0, 0x0f, 0x05]), None, "write(2) is not");
+        assert_eq!(call_of(&[0x90, 0x48, 0x89, 0xd0, 0x90, 0x0f, 0x05]), None);
+    }
 }

@@ -45,6 +45,8 @@ pub mod tcp;
 #[cfg(feature = "std")]
 pub mod tty;
 #[cfg(feature = "std")]
+pub mod uffd;
+#[cfg(feature = "std")]
 pub mod vm;
 #[cfg(feature = "std")]
 pub mod worker;

@@ -122,6 +122,7 @@ pub fn breakpoints() -> bool {
 pub struct Pages {
     ptr: *mut libc::c_void,
     len: usize,
+    writable: bool,
 }
 
 impl Pages {
@@ -135,7 +136,7 @@ impl Pages {
         if ptr == libc::MAP_FAILED {
             return Err(Error::last(format_args!("mmap({len})")));
         }
-        Ok(Self { ptr, len })
+        Ok(Self { ptr, len, writable: true })
     }
 
     /// The first pages of a file, to be read.
@@ -147,7 +148,17 @@ impl Pages {
         if ptr == libc::MAP_FAILED {
             return Err(Error::last(format_args!("mmap({len}, fd {raw})")));
         }
-        Ok(Self { ptr, len })
+        Ok(Self { ptr, len, writable: false })
+    }
+
+    /// Writes a byte of each page, if they are to be written.
+    pub fn write(&self) {
+        let len = if self.writable { self.len } else { 0 };
+        for at in (0..len).step_by(4096) {
+            let byte = self.ptr.cast::<u8>().wrapping_add(at);
+            // SAFETY: inside of our own pages, which were mapped to be written.
+            unsafe { byte.write_volatile(1) };
+        }
     }
 
     /// Address and end.

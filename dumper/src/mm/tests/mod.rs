@@ -74,13 +74,13 @@ pub fn at(n: u64) -> u64 {
 
 pub fn collect(subject: &Subject, method: Method) -> Mm {
     let mut collector = Collector::with(false, method).unwrap();
-    collector.vmas(subject.pid(), &mut Ids::default()).unwrap()
+    collector.vmas(subject.pid(), &mut Ids::default(), &Since::NOTHING).unwrap()
 }
 
 fn refusal(arg: &str) -> String {
     let subject = Subject::start(&[arg]);
     let mut collector = Collector::with(false, Method::Best).unwrap();
-    let error = collector.vmas(subject.pid(), &mut Ids::default()).unwrap_err();
+    let error = collector.vmas(subject.pid(), &mut Ids::default(), &Since::NOTHING).unwrap_err();
     let text = error.to_string();
     assert!(text.starts_with(&format!("pid {}: ", subject.pid())), "{text}");
     text
@@ -253,7 +253,7 @@ fn a_zombie_has_no_memory() {
         std::thread::yield_now();
     }
     let mut collector = Collector::with(false, Method::Best).unwrap();
-    let error = collector.vmas(pid, &mut Ids::default()).unwrap_err();
+    let error = collector.vmas(pid, &mut Ids::default(), &Since::NOTHING).unwrap_err();
     assert!(error.to_string().ends_with("its main thread has ended"), "{error}");
     child.wait().unwrap();
 }

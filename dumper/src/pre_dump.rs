@@ -1,0 +1,57 @@
+//! The phases of a pre-dump: the tree is held only while the kernel is told to watch its memory;
+//! pages are read while it runs. What it writes meanwhile is written again by the next dump.
+
+use crate::dump::{deadline, dedup_parents, micros};
+use crate::hooks::Hooks;
+use crate::pages::Control;
+use crate::pages::dirty::Dirty;
+use crate::stop::Stop;
+use crate::tree::{self, Tree};
+use crate::{Error, Request, Stats, inventory, mm, pages};
+use images::{Dir, Image};
+use parasite::{Frozen, Limits};
+use std::time::Instant;
+
+/// The whole pre-dump, in the worker process.
+pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Result<Stats, Error> {
+    let dir = Dir::open(&request.images_dir)?;
+    dir.remove_file(&Image::Inventory.file_name())?;
+    let mut stats = Stats::default();
+    let mut dirty = Dirty::prepare(request, &dir, true)?;
+    let begun = Instant::now();
+    let limits = Limits { deadline: deadline(request), stop: &|| stop.requested() };
+    let mut frozen = parasite::freeze(request.pid, &limits)?;
+    let still = Instant::now();
+    stats.freezing_time = micros(still - begun);
+    let tree = tree::describe(&frozen)?;
+    let mms = watch(&tree, &mut frozen, &mut dirty, request, stop)?;
+    drop(frozen);
+    stats.frozen_time = micros(still.elapsed());
+    let control = Control { stop, progress: hooks.progress() };
+    let begun = Instant::now();
+    pages::dump(&mms, &[], &dir, control, &mut stats)?;
+    stats.memdump_time = micros(begun.elapsed());
+    stop.check()?;
+    let run_id = inventory::write_pre_dump(&dir, request)?;
+    dirty.keep(&run_id);
+    dedup_parents(request, &dir);
+    Ok(stats)
+}
+
+/// Finds what is to be saved, and has all later writes noticed.
+fn watch(
+    tree: &Tree,
+    frozen: &mut Frozen,
+    dirty: &mut Dirty,
+    request: &Request,
+    stop: Stop,
+) -> Result<Vec<mm::Mm>, Error> {
+    dirty.enter(frozen, tree, deadline(request));
+    let mut collector = mm::Collector::new(request)?;
+    let mut mms = Vec::new();
+    for task in tree.alive() {
+        stop.check()?;
+        mms.push(collector.pages(task, &dirty.since(task)).map_err(Error::on(task.pid))?);
+    }
+    Ok(mms)
+}

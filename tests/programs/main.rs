@@ -7,7 +7,9 @@ mod support;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
-use support::{Criu, LIMIT, Sandbox, directions, dump, in_ci, restore, skip, tail, wait_for};
+use support::{
+    Criu, LIMIT, Sandbox, directions, dump, has_capability, in_ci, restore, skip, tail, wait_for,
+};
 
 /// A program and how to talk to it; all are bash scripts run in the sandbox, in its directory.
 #[derive(Debug, Default)]
@@ -25,6 +27,10 @@ struct Program {
     after: &'static str,
     /// Words of the error with which ours refuses it; it must run on. Stock has no part then.
     refused: Option<&'static str>,
+    /// Namespaces of its own: see [`Sandbox::start_in`].
+    flavour: Option<&'static str>,
+    /// It runs as another user, whom stock cannot dump without CAP_SYS_RESOURCE.
+    other_user: bool,
 }
 
 impl Program {
@@ -40,6 +46,11 @@ impl Program {
             let stock_takes_part =
                 [&by, &to].iter().any(|c| c.name == "stock") || Criu::ours_is_stock();
             if self.refused.is_some() && stock_takes_part {
+                continue;
+            }
+            let by_stock = by.name == "stock" || Criu::ours_is_stock();
+            if self.other_user && by_stock && !has_capability(24) {
+                skip(&direction, "prlimit of another user's task needs CAP_SYS_RESOURCE");
                 continue;
             }
             if let Err(what) = self.one(&by, &to) {
@@ -58,9 +69,14 @@ impl Program {
             "exec </dev/null >out.log 2>&1; echo $$ >pid.new; mv pid.new pid; {}",
             self.start
         );
-        sandbox.start(Path::new("/bin/bash"), &["-c", &start]);
+        let bash = Path::new("/bin/bash");
+        match self.flavour {
+            Some(kinds) => sandbox.start_in(kinds, bash, &["-c", &start]),
+            None => sandbox.start(bash, &["-c", &start]),
+        }
         self.ask(&sandbox, "before", self.before)?;
         let pid = fs::read_to_string(sandbox.path("pid")).expect("pid");
+        let pid = sandbox.root_pid().unwrap_or(pid);
         let images = sandbox.path("images");
         fs::create_dir(&images).expect("images");
         let dumped = dump(&sandbox, by, pid.trim(), &images, &[]);
@@ -129,27 +145,51 @@ fn redis_keeps_its_data() {
     .check();
 }
 
-/// Even with `shared_memory_type=mmap` it keeps a small System V segment as a lock on its
-/// directory. Such segments belong to an ipc namespace, which is saved as a whole or not at all.
-#[test]
-fn postgres_is_refused_for_its_sysv_segment_and_runs_on() {
+fn postgres(start: &'static str) -> Program {
     Program {
         name: "postgres",
         needs: &["pg_config", "setpriv"],
-        start: r#"bin=$(pg_config --bindir); mkdir db; chown postgres db
-            as="setpriv --reuid postgres --regid postgres --clear-groups"
-            $as $bin/initdb -D db -A trust -N >/dev/null
-            exec $as $bin/postgres -D db -k "$PWD/db" -c listen_addresses= -c shared_memory_type=mmap \
-                -c dynamic_shared_memory_type=mmap -c huge_pages=off -c fsync=off"#,
+        start,
+        other_user: true,
         before: r#"psql="setpriv --reuid postgres --regid postgres --clear-groups $(pg_config --bindir)/psql -h $PWD/db -At"
             $psql -c "create table if not exists t(n int); insert into t select generate_series(1,1000)" postgres"#,
         after: r#"psql="setpriv --reuid postgres --regid postgres --clear-groups $(pg_config --bindir)/psql -h $PWD/db -At"
             test $($psql -c "select sum(n)/count(*) from t" postgres) = 500
             $psql -c "insert into t values (500),(501)" -c checkpoint postgres | grep -q CHECKPOINT"#,
-        refused: Some("System V"),
         ..Program::default()
     }
-    .check();
+}
+
+macro_rules! postgres {
+    ($shm:literal) => {
+        postgres(concat!(
+            r#"bin=$(pg_config --bindir); mkdir db; chown postgres db
+            as="setpriv --reuid postgres --regid postgres --clear-groups"
+            $as $bin/initdb -D db -A trust -N >/dev/null
+            exec $as $bin/postgres -D db -k "$PWD/db" -c listen_addresses= -c shared_memory_type="#,
+            $shm,
+            " -c dynamic_shared_memory_type=",
+            $shm,
+            " -c huge_pages=off -c fsync=off"
+        ))
+    };
+}
+
+/// Even with `shared_memory_type=mmap` it keeps a small System V segment as a lock on its
+/// directory. Such segments belong to an ipc namespace, which is saved as a whole or not at all.
+#[test]
+fn postgres_is_refused_for_its_sysv_segment_and_runs_on() {
+    Program { refused: Some("System V"), ..postgres!("mmap") }.check();
+}
+
+#[test]
+fn postgres_goes_on_in_ipc_and_pid_namespaces_of_its_own() {
+    Program { flavour: Some("pid,ipc"), ..postgres!("mmap") }.check();
+}
+
+#[test]
+fn postgres_keeps_its_buffers_in_system_v_segments() {
+    Program { flavour: Some("pid,ipc"), ..postgres!("sysv") }.check();
 }
 
 #[test]

@@ -120,7 +120,6 @@ const NOT_BUILT: &[(&[Command], &[Lacking])] = {
             &[Restore],
             &[
                 ("--root", |r| r.root.is_some()),
-                ("--join-ns", |r| !r.join_ns.is_empty()),
                 ("--veth-pair", |r| !r.veth_pair.is_empty()),
                 ("--lsm-profile", |r| r.lsm_profile.is_some()),
                 ("--lsm-mount-context", |r| r.lsm_mount_context.is_some()),
@@ -251,6 +250,7 @@ pub(crate) fn restore(raw: &Raw, dirs: &Dirs) -> Result<restorer::Request, Error
     request.root.clone_from(&raw.root);
     request.external = external(raw);
     request.inherit_fd.clone_from(&raw.inherit_fd);
+    request.join_ns.clone_from(&raw.join_ns);
     for (fd, _) in &request.inherit_fd {
         if let Err(e) = std::fs::metadata(format!("/proc/self/fd/{fd}")) {
             let e = match e.kind() {

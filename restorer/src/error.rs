@@ -179,6 +179,12 @@ pub enum Error {
         /// A virtual pid, or tid.
         pid: u32,
     },
+    /// `--join-ns` that names nothing.
+    #[error("--join-ns {text}: is not KIND:PID or KIND:FILE (user:PID,UID,GID)")]
+    Join {
+        /// As given.
+        text: String,
+    },
     /// A user namespace without root.
     #[error("user namespace: nobody is 0 in its {what}")]
     NoRoot {

@@ -41,6 +41,8 @@ pub struct Request {
     pub external: Vec<String>,
     /// `--inherit-fd fd[N]:KEY`: descriptor of ours and the key it stands for.
     pub inherit_fd: Vec<(RawFd, String)>,
+    /// `--join-ns`, as given.
+    pub join_ns: Vec<String>,
     /// Hole-punch pages after use (`--auto-dedup`).
     pub auto_dedup: bool,
     /// The descriptor our log goes to. Tasks under construction log there too, so they keep it
@@ -70,6 +72,7 @@ impl Request {
             root: None,
             external: Vec::new(),
             inherit_fd: Vec::new(),
+            join_ns: Vec::new(),
             auto_dedup: false,
             log_fd: None,
         }

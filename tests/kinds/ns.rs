@@ -45,3 +45,28 @@ fn ids_are_those_inside_a_user_namespace() {
 fn threads_live_in_user_and_pid_namespaces() {
     Subject::new("threads").flavour("user,pid,uts,ipc").lost_by_stock(ALL_OR_NONE).check();
 }
+
+/// Makes a namespace that is there without a process: `/mnt/uts`, where the host is "joined".
+const UTS: &str =
+    "mount -t tmpfs none /mnt; touch /mnt/uts; unshare --uts=/mnt/uts hostname joined";
+
+#[test]
+fn a_namespace_is_joined_instead_of_the_trees_own() {
+    Subject::new("uts")
+        .args(&["joined"])
+        .prepare(UTS)
+        .flavour("uts")
+        .stock_cannot_restore("makes the tree's own all the same")
+        .restore_args(&["--join-ns", "uts:/mnt/uts"])
+        .check();
+}
+
+#[test]
+fn a_namespace_is_joined_instead_of_the_restorers() {
+    Subject::new("uts")
+        .args(&["joined"])
+        .prepare(UTS)
+        .flavour("host")
+        .restore_args(&["--join-ns", "uts:/mnt/uts"])
+        .check();
+}

@@ -78,7 +78,7 @@ impl Subject {
     /// Runs it in namespaces of its own: see [`Sandbox::start_in`]. `AMBER_FLAVOUR` says the same
     /// for all subjects that do not say it themselves.
     pub fn flavour(mut self, kinds: &str) -> Self {
-        self.flavour = Some(kinds.to_owned());
+        self.flavour = (kinds != "host").then(|| kinds.to_owned());
         self
     }
 

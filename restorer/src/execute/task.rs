@@ -70,7 +70,7 @@ fn prepare_root(cx: &mut Context<'_>) -> Result<(), Error> {
     let made = Made::new(cx.files.least());
     let mut env = ns::Cx { cp: cx.plan.cp, request: cx.request, proc: cx.files.proc(), made };
     ns.prepare(&mut env)?;
-    if ns.user.is_some() && !cx.sibling {
+    if ns.changes_ids() && !cx.sibling {
         // The change of ids took it back.
         die_with_parent(cx.plan.facts.pid)?;
     }

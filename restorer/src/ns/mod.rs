@@ -26,6 +26,7 @@
 
 pub(crate) mod cgroup;
 pub(crate) mod ipc;
+pub(crate) mod join;
 pub(crate) mod mnt;
 pub(crate) mod net;
 pub(crate) mod pid;
@@ -33,6 +34,8 @@ pub(crate) mod time;
 pub(crate) mod user;
 pub(crate) mod uts;
 
+use crate::facts::Facts;
+use crate::task::creds::Creds;
 use crate::{Error, Request};
 use images::checkpoint::{Checkpoint, NsKind, Task};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -50,6 +53,8 @@ pub(crate) struct NsPlan {
     pub(crate) ipc: Option<ipc::IpcPlan>,
     pub(crate) net: Option<net::NetPlan>,
     pub(crate) mnt: Option<mnt::MntPlan>,
+    /// Namespaces that exist already and take the place of the tree's own.
+    pub(crate) joins: Vec<join::Join>,
 }
 
 /// What [`NsPlan::prepare`] works with.
@@ -96,7 +101,8 @@ impl NsPlan {
     /// Decides which namespaces are made, and finds what cannot be.
     pub(crate) fn new(cp: &Checkpoint, request: &Request) -> Result<Self, Error> {
         check_nested(cp)?;
-        Ok(Self {
+        let joins = join::plan(request)?;
+        let mut plan = Self {
             pid: pid::plan(cp, request)?,
             user: user::plan(cp, request)?,
             time: time::plan(cp, request)?,
@@ -105,7 +111,31 @@ impl NsPlan {
             ipc: ipc::plan(cp, request)?,
             net: net::plan(cp, request)?,
             mnt: mnt::plan(cp, request)?,
-        })
+            joins,
+        };
+        for kind in plan.joins.iter().map(|join| join.kind).collect::<Vec<_>>() {
+            match kind {
+                NsKind::Time => plan.time = None,
+                NsKind::Uts => plan.uts = None,
+                NsKind::Ipc => plan.ipc = None,
+                NsKind::Net => plan.net = None,
+                NsKind::Mnt => plan.mnt = None,
+                NsKind::User => plan.user = None,
+                NsKind::Pid | NsKind::Cgroup => {}
+            }
+        }
+        Ok(plan)
+    }
+
+    /// Credentials that tasks begin with, if not the restorer's.
+    pub(crate) fn creds(&self, facts: &Facts) -> Option<Creds> {
+        let joined = self.joins.iter().find(|join| join.kind == NsKind::User);
+        joined.map(|j| j.creds(facts)).or_else(|| Some(self.user.as_ref()?.creds(facts)))
+    }
+
+    /// Whether the root task becomes another user on its way.
+    pub(crate) fn changes_ids(&self) -> bool {
+        self.user.is_some() || self.joins.iter().any(|join| join.kind == NsKind::User)
     }
 
     /// Whether the tree has namespaces of its own. Moving clocks does not count, as in CRIU.
@@ -119,6 +149,7 @@ impl NsPlan {
             || self.ipc.is_some()
             || self.net.is_some()
             || self.mnt.is_some()
+            || !self.joins.is_empty()
     }
 
     /// Flags with which the root task is forked.
@@ -151,6 +182,9 @@ impl NsPlan {
         }
         if let Some(mnt) = &self.mnt {
             mnt.prepare(cx)?;
+        }
+        for join in &self.joins {
+            join.prepare(cx)?;
         }
         Ok(())
     }

@@ -57,8 +57,8 @@ impl<'a> Plan<'a> {
         cpus: usize,
     ) -> Result<Self, Error> {
         let ns = NsPlan::new(cp, request)?;
-        if let Some(user) = &ns.user {
-            facts.creds = user.creds(&facts);
+        if let Some(creds) = ns.creds(&facts) {
+            facts.creds = creds;
             facts.rights = 0;
         }
         if cp.inventory.allow_uprobes == Some(true) && !request.allow_uprobes {

@@ -62,6 +62,7 @@ fn each_kind_of_file_has_both_halves_and_tests() {
     let kinds = [
         "eventfd",
         "eventpoll",
+        "file_lock",
         "inet_sk",
         "fsnotify",
         "memfd",
@@ -69,6 +70,7 @@ fn each_kind_of_file_has_both_halves_and_tests() {
         "pipe",
         "reg_file",
         "signalfd",
+        "tcp_stream",
         "timerfd",
         "tty",
         "unix_sk",

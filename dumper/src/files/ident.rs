@@ -1,7 +1,8 @@
 //! The walk over all descriptor tables, and which descriptors share one description.
 
 use super::error::{Error, Why, call, text};
-use super::parse::Fdinfo;
+use super::file_lock::Held;
+use super::parse::{Fdinfo, LockKind, file_locks};
 use crate::tree::Tree;
 use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::sys::stat::Mode;
@@ -94,6 +95,8 @@ pub(crate) struct Walk {
     /// The description that a number had in the last table that had it: forked tasks have most
     /// of theirs in common.
     by_num: HashMap<RawFd, usize>,
+    /// File locks, by every descriptor that shows them.
+    pub(crate) locks: Vec<Held>,
     /// Positions by inode, for targets of epolls.
     pub(crate) by_ino: HashMap<u64, Vec<usize>>,
 }
@@ -140,7 +143,9 @@ impl Walk {
                     .ok_or_else(|| fd_error(&link(self), Why::field("pos, flags, mnt_id")))?;
                 self.descs[desc].info.locks |= info.locks;
                 self.descs[desc].holders.push((vpid, pid, num));
-                fds.push(Fd { num, cloexec: info.cloexec, desc });
+                let fd = Fd { num, cloexec: info.cloexec, desc };
+                self.note_locks(vpid, fd, &info, &buf);
+                fds.push(fd);
                 continue;
             }
             let link = call(
@@ -157,10 +162,25 @@ impl Walk {
                 .map_err(|(link, why)| fd_error(&link, why))?;
             self.descs[desc].holders.push((vpid, pid, num));
             self.by_num.insert(num, desc);
-            fds.push(Fd { num, cloexec: info.cloexec, desc });
+            let fd = Fd { num, cloexec: info.cloexec, desc };
+            self.note_locks(vpid, fd, &info, &buf);
+            fds.push(fd);
         }
         self.tables.insert(files_id, fds);
         Ok(())
+    }
+
+    /// Whether a file with this inode number has a lease.
+    pub(crate) fn is_leased(&self, ino: u64) -> bool {
+        let lease = |h: &&Held| h.lock.kind == LockKind::Lease;
+        self.locks.iter().filter(lease).any(|h| self.descs[h.fd.desc].info.ino == ino)
+    }
+
+    fn note_locks(&mut self, vpid: i32, fd: Fd, info: &Fdinfo, text: &[u8]) {
+        if info.locks {
+            let held = |lock| Held { vpid, fd, lock };
+            self.locks.extend(file_locks(text).into_iter().map(held));
+        }
     }
 
     /// The description that the last table had under this number, if this one has it too.

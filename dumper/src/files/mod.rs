@@ -12,6 +12,7 @@ pub mod error;
 mod eventfd;
 mod eventpoll;
 mod external;
+mod file_lock;
 mod fs;
 mod fsnotify;
 mod ghost;
@@ -143,14 +144,10 @@ impl FileTable {
                 real_sid: t.stat.sid,
             })
             .collect();
-        if let Some(lock) = walk.first_lock() {
-            let why = if request.file_locks {
-                Why::yet("file locks")
-            } else {
-                Why::refused(
-                    "Some file locks are hold by dumping tasks! You can try --file-locks to dump them.",
-                )
-            };
+        if let Some(lock) = walk.first_lock().filter(|_| !request.file_locks) {
+            let why = Why::refused(
+                "Some file locks are hold by dumping tasks! You can try --file-locks to dump them.",
+            );
             return Err(Error::Files(lock.error(why)));
         }
         Ok(Self {

@@ -43,6 +43,67 @@ impl Fdinfo {
     }
 }
 
+/// Kinds of file locks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LockKind {
+    /// `fcntl(F_SETLK)`: of a process.
+    Posix,
+    /// `flock`.
+    Flock,
+    /// `fcntl(F_OFD_SETLK)`.
+    Ofd,
+    /// `fcntl(F_SETLEASE)`.
+    Lease,
+    /// A kind that is not known.
+    Other,
+}
+
+/// A file lock, as `fdinfo` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FileLock {
+    /// Its kind.
+    pub kind: LockKind,
+    /// `F_RDLCK`, `F_WRLCK`, `F_UNLCK`; of a lease that is being broken, what it is to become.
+    pub kind_of_lock: u32,
+    /// A lease that is being broken.
+    pub breaking: bool,
+    /// First byte.
+    pub start: u64,
+    /// Number of bytes, 0 for all that follow.
+    pub len: u64,
+}
+
+/// The `lock:` lines of a `fdinfo` text.
+pub fn file_locks(text: &[u8]) -> Vec<FileLock> {
+    lines_with(text, "lock:").filter_map(file_lock).collect()
+}
+
+/// `1: FLOCK  ADVISORY  WRITE 359 fe:00:1705 0 EOF`
+fn file_lock(line: &str) -> Option<FileLock> {
+    let mut words = line.trim_start_matches("lock:").split_ascii_whitespace().skip(1);
+    let kind = match words.next()? {
+        "POSIX" => LockKind::Posix,
+        "FLOCK" => LockKind::Flock,
+        "OFDLCK" => LockKind::Ofd,
+        "LEASE" => LockKind::Lease,
+        _ => LockKind::Other,
+    };
+    let breaking = words.next()? == "BREAKING";
+    let kind_of_lock = match words.next()? {
+        "READ" => 0,
+        "WRITE" => 1,
+        "UNLCK" => 2,
+        _ => 3,
+    };
+    let mut range = words.skip(2);
+    let start = range.next()?.parse().ok()?;
+    let len = match range.next()? {
+        "EOF" => 0,
+        end => end.parse::<u64>().ok()?.checked_sub(start)?.checked_add(1)?,
+    };
+    Some(FileLock { kind, kind_of_lock, breaking, start, len })
+}
+
 /// Words `key:value` of a line, where blanks may follow the colon.
 fn word<'a>(line: &'a str, key: &str) -> Option<&'a str> {
     let at = line.match_indices(key).find(|&(i, _)| {
@@ -434,6 +495,25 @@ mod tests {
         let text = b"pos:\t0\nflags:\t0100002\nmnt_id:\t27\nino:\t3\n\
             lock:\t1: FLOCK  ADVISORY  WRITE 359 fe:00:1705 0 EOF\n";
         assert!(Fdinfo::parse(text).unwrap().locks);
+        let lock = |kind, kind_of_lock, breaking, start, len| FileLock {
+            kind,
+            kind_of_lock,
+            breaking,
+            start,
+            len,
+        };
+        assert_eq!(file_locks(text), [lock(LockKind::Flock, 1, false, 0, 0)]);
+        let text = b"lock:\t1: POSIX  ADVISORY  READ 359 fe:00:1705 10 19\n\
+            lock:\t2: OFDLCK ADVISORY  WRITE -1 fe:00:1705 5 EOF\n\
+            lock:\t3: LEASE  BREAKING  UNLCK 359 fe:00:1705 0 EOF\nlock:\tnonsense\n";
+        assert_eq!(
+            file_locks(text),
+            [
+                lock(LockKind::Posix, 0, false, 10, 10),
+                lock(LockKind::Ofd, 1, false, 5, 0),
+                lock(LockKind::Lease, 2, true, 0, 0),
+            ]
+        );
     }
 
     #[test]

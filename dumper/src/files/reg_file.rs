@@ -108,7 +108,9 @@ impl FileTable {
         if let Some(id) = self.regular.build_ids.get(&key) {
             return Ok(id.clone());
         }
-        let id = read_build_id(path).unwrap_or_default();
+        let leased = self.walk.is_leased(path.stat.st_ino);
+        let id = readable(path, leased).and_then(|file| read_build_id(path, &file));
+        let id = id.unwrap_or_default();
         self.regular.build_ids.insert(key, id.clone());
         Ok(id)
     }
@@ -147,9 +149,19 @@ fn open_flags(flags: u32) -> u32 {
     if flags & tmpfile == tmpfile { flags & !tmpfile } else { flags }
 }
 
+/// The file, to be read. Opening it anew would break a lease.
+fn readable(path: &Path<'_>, leased: bool) -> Option<File> {
+    let odd = libc::O_PATH | libc::O_DIRECT;
+    let flags = path.flags as i32;
+    if flags & odd == 0 && flags & libc::O_ACCMODE != libc::O_WRONLY {
+        return path.own.try_clone_to_owned().ok().map(File::from);
+    }
+    let anew = || File::open(format!("/proc/self/fd/{}", path.own.as_raw_fd())).ok();
+    if leased { None } else { anew() }
+}
+
 /// `None`: no ELF file, no note, or a file that cannot be read. Then the size has to do.
-fn read_build_id(path: &Path<'_>) -> Option<Vec<u32>> {
-    let file = File::open(format!("/proc/self/fd/{}", path.own.as_raw_fd())).ok()?;
+fn read_build_id(path: &Path<'_>, file: &File) -> Option<Vec<u32>> {
     let mut head = [0u8; 4];
     file.read_exact_at(&mut head, 0).ok()?;
     if &head != b"\x7fELF" {

@@ -60,6 +60,7 @@ impl FileTable {
             out.write(file)?;
         }
         out.finish()?;
+        self.write_locks(dir)?;
         let mut out = dir.writer(Image::RemapFpath)?;
         for remap in &self.remaps {
             out.write(remap)?;

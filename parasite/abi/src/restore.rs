@@ -103,11 +103,12 @@ pub enum What {
     Membarrier = 25,
     RobustList = 26,
     Lock = 27,
+    FileLock = 28,
 }
 
 impl What {
     /// All of them, by number.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Other,
         Self::Unmap,
         Self::Vdso,
@@ -136,6 +137,7 @@ impl What {
         Self::Membarrier,
         Self::RobustList,
         Self::Lock,
+        Self::FileLock,
     ];
 
     /// Decodes the number in a step's flags.

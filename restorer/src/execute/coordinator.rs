@@ -164,6 +164,7 @@ impl Tree<'_> {
         finish::unmap_arenas(plan, &self.pids)?;
         finish::set_registers(plan, &self.pids)?;
         finish::stop_signals(plan, &self.pids, self.request)?;
+        files::file_lock::break_leases(&plan.files, &pid_of)?;
         lock.unlock();
         files::tcp_stream::finish(&plan.files, self.request, flying, &pid_of)?;
         if let Err(code) = hooks.run(Action::PreResume, Some(self.root)) {

@@ -2,6 +2,7 @@
 
 use crate::Error;
 use crate::execute::arena::{Arena, Ready, THREAD_STACK};
+use crate::files::file_lock;
 use crate::mm::{self, Fds, Space};
 use crate::ns;
 use crate::plan::Plan;
@@ -222,6 +223,8 @@ fn leader_last(
     if process.parent.is_none() {
         segments(plan, script);
     }
+    // Nothing but the task's own descriptors is open any more, in any task.
+    file_lock::steps(&plan.files, task.pid.cast_signed(), script, data)?;
     if let Some(limits) = &tc.rlimits {
         rlimits::steps(&limits.rlimits, &plan.facts, script, data)?;
     }

@@ -193,6 +193,7 @@ pub(crate) fn describe(step: &Step) -> String {
         What::Membarrier => "register membarrier",
         What::RobustList => "set the robust list",
         What::Lock => "lock memory",
+        What::FileLock => "take a file lock",
     };
     let a = step.args;
     let args = a.map(|a| format!("{a:#x}")).join(", ");
@@ -239,6 +240,8 @@ fn name(nr: u64) -> String {
         (libc::SYS_wait4, "wait4"),
         (libc::SYS_close_range, "close_range"),
         (libc::SYS_fcntl, "fcntl"),
+        (libc::SYS_flock, "flock"),
+        (libc::SYS_open, "open"),
         (libc::SYS_set_robust_list, "set_robust_list"),
     ];
     known

@@ -18,6 +18,7 @@ mod build_id;
 mod eventfd;
 mod eventpoll;
 mod external;
+pub mod file_lock;
 mod fown;
 mod fs;
 mod fsnotify;

@@ -38,19 +38,21 @@ impl Lock {
     /// Locks the connections that are restored. Before any of them is made.
     pub fn new(cp: &Checkpoint, plan: &FilesPlan, request: &Request) -> Result<Self> {
         let sockets = plan.set.files.values().filter_map(|f| f.isk.as_ref());
-        let alive =
-            sockets.filter(|e| tcp_stream::is_connection(e) && e.state != u32::from(state::CLOSE));
-        let mut all = Vec::new();
-        for entry in alive {
+        let (mut all, mut alive) = (Vec::new(), Vec::new());
+        for entry in sockets.filter(|e| tcp_stream::is_connection(e)) {
             let (own, peer) = tcp_stream::addresses(entry)?;
-            all.push(Connection::new(own, peer));
+            let connection = Connection::new(own, peer);
+            // CRIU locks those that are at their end too.
+            all.push(connection);
+            if entry.state != u32::from(state::CLOSE) {
+                alive.push(connection);
+            }
         }
         let what = What::Connections(all);
         let dump = place(cp)?;
-        let wanted = what != What::Connections(Vec::new()) && !request.tcp_close;
         let mut guard = None;
-        if wanted {
-            guard = match Guard::own(place(cp)?, what.clone()) {
+        if !alive.is_empty() && !request.tcp_close {
+            guard = match Guard::own(place(cp)?, What::Connections(alive)) {
                 Ok(guard) => Some(guard),
                 // As CRIU does it.
                 Err(e) => {

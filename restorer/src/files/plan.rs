@@ -79,13 +79,18 @@ pub struct FilesPlan {
 impl FilesPlan {
     /// Plans. Fails on what cannot be restored, before anything is made.
     pub fn new(checkpoint: &Checkpoint, request: &Request) -> Result<Self> {
-        Self::of(FileSet::of(checkpoint), request)
+        let mut set = FileSet::of(checkpoint);
+        if !request.file_locks {
+            set.locks.clear();
+        }
+        Self::of(set, request)
     }
 
     pub(super) fn of(set: FileSet, request: &Request) -> Result<Self> {
         let mut plan = Self::default();
         super::tcp_stream::check(&set, request)?;
         plan.tables(&set)?;
+        super::file_lock::check(&set, &plan)?;
         plan.units(&set, request)?;
         plan.memfds(&set);
         plan.flying(&set, request);

@@ -4,8 +4,8 @@ use super::{Error, Result};
 pub(super) use images::checkpoint::Remap;
 use images::checkpoint::{GhostBody, PipeData, TcpStream};
 use images::proto::{
-    FdinfoEntry, FileEntry, FsEntry, GhostFileEntry, MemfdInodeEntry, PipeDataEntry, RegFileEntry,
-    SkPacketEntry, TaskKobjIdsEntry, TtyInfoEntry, VmaEntry,
+    FdinfoEntry, FileEntry, FileLockEntry, FsEntry, GhostFileEntry, MemfdInodeEntry, PipeDataEntry,
+    RegFileEntry, SkPacketEntry, TaskKobjIdsEntry, TtyInfoEntry, VmaEntry,
 };
 use images::{Checkpoint, Extent};
 use std::collections::{BTreeMap, HashMap};
@@ -78,6 +78,8 @@ pub(super) struct FileSet {
     pub(super) ttys: BTreeMap<u32, TtyInfoEntry>,
     /// Unread input of terminals, by id of the end.
     pub(super) tty_data: HashMap<u32, Vec<u8>>,
+    /// File locks; none when they are not to be restored.
+    pub(super) locks: Vec<FileLockEntry>,
     /// TCP connections, by inode of the socket.
     pub(super) tcp_streams: BTreeMap<u32, TcpStream>,
     /// Memory files, by `inode_id`.
@@ -132,6 +134,7 @@ impl FileSet {
         for data in &cp.tty_data {
             set.tty_data.entry(data.tty_id).or_default().extend(&data.data);
         }
+        set.locks.clone_from(&cp.file_locks);
         set.tcp_streams = cp.tcp_streams.iter().map(|(ino, s)| (*ino, s.clone())).collect();
         set.memfds = cp.memfds.iter().map(|(id, m)| (*id, m.clone())).collect();
         set

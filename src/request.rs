@@ -108,9 +108,6 @@ const NOT_BUILT: &[(&[Command], &[Lacking])] = {
                 }),
                 ("--cgroup-root", |r| !r.cgroup_root.is_empty()),
                 ("--cgroup-yard", |r| r.cgroup_yard.is_some()),
-                ("--ext-mount-map", |r| r.ext_mount_auto || !r.ext_mount_map.is_empty()),
-                ("--skip-mnt", |r| !r.skip_mnt.is_empty()),
-                ("--enable-fs", |r| !r.enable_fs.is_empty()),
                 ("--empty-ns", |r| r.empty_ns_net),
                 ("--log-pid", |r| r.log_pid),
                 ("--unprivileged", |r| r.unprivileged && !nix::unistd::geteuid().is_root()),
@@ -119,7 +116,6 @@ const NOT_BUILT: &[(&[Command], &[Lacking])] = {
         (
             &[Restore],
             &[
-                ("--root", |r| r.root.is_some()),
                 ("--veth-pair", |r| !r.veth_pair.is_empty()),
                 ("--lsm-profile", |r| r.lsm_profile.is_some()),
                 ("--lsm-mount-context", |r| r.lsm_mount_context.is_some()),
@@ -217,6 +213,15 @@ pub(crate) fn dump(raw: &Raw, dirs: &Dirs) -> Result<dumper::Request, Error> {
     };
     request.allow_uprobes = raw.allow_uprobes;
     request.external = external(raw);
+    request.mounts = dumper::MountOptions {
+        external: raw.ext_mount_map.iter().map(|(k, v)| (k.clone().into(), v.clone())).collect(),
+        devices: Vec::new(),
+        auto: raw.ext_mount_auto,
+        sharing: raw.enable_external_sharing,
+        masters: raw.enable_external_masters,
+        skip: raw.skip_mnt.iter().map(|path| path.clone().into()).collect(),
+        enable_fs: raw.enable_fs.clone(),
+    };
     if let Some(timeout) = raw.timeout {
         request.timeout_secs = timeout;
     }
@@ -249,6 +254,12 @@ pub(crate) fn restore(raw: &Raw, dirs: &Dirs) -> Result<restorer::Request, Error
     request.allow_uprobes = raw.allow_uprobes;
     request.root.clone_from(&raw.root);
     request.external = external(raw);
+    request.mounts = restorer::MountOptions {
+        external: raw.ext_mount_map.clone(),
+        devices: Vec::new(),
+        auto: raw.ext_mount_auto,
+        compat: raw.mntns_compat_mode,
+    };
     request.inherit_fd.clone_from(&raw.inherit_fd);
     request.join_ns.clone_from(&raw.join_ns);
     for (fd, _) in &request.inherit_fd {

@@ -29,6 +29,7 @@ mod tree;
 use parasite::proc;
 
 pub use hooks::{Action, Hooks, NoHooks, Progress};
+pub use ns::mnt::MountOptions;
 pub use pages::dirty::{Tracking, tracking};
 pub use request::{FileValidation, Leave, NetworkLock, PreDumpMode, Request};
 

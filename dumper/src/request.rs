@@ -1,6 +1,7 @@
 //! What a dump is asked to do: validated, and the same whichever way it came (command line,
 //! config file, RPC).
 
+use crate::MountOptions;
 use std::path::PathBuf;
 
 /// What becomes of the tasks once the images are complete.
@@ -88,6 +89,8 @@ pub struct Request {
     pub allow_uprobes: bool,
     /// `--external` resources, as given.
     pub external: Vec<String>,
+    /// What was asked about mounts, `--external` apart.
+    pub mounts: MountOptions,
     /// Seconds for collecting the tree (`--timeout`), 0 for no limit.
     pub timeout_secs: u32,
     /// cgroup whose freezer is used (`--freeze-cgroup`).
@@ -125,6 +128,7 @@ impl Request {
             file_validation: FileValidation::BuildId,
             allow_uprobes: false,
             external: Vec::new(),
+            mounts: MountOptions::default(),
             timeout_secs: 10,
             freeze_cgroup: None,
             track_mem: false,

@@ -191,6 +191,19 @@ pub enum Error {
         /// Which map.
         what: &'static str,
     },
+    /// The mounts of the images cannot be made as they are.
+    #[error("{0}")]
+    MountPlan(String),
+    /// A mount.
+    #[error("mount {id} at {point}: {source}")]
+    Mount {
+        /// Its id in the images.
+        id: u32,
+        /// Where.
+        point: String,
+        /// What happened.
+        source: Box<Error>,
+    },
     /// No instruction to unmap the arena with.
     #[error("task {0} has no `syscall` instruction in its memory")]
     NoGadget(u32),

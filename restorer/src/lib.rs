@@ -26,6 +26,7 @@ mod task;
 
 pub use error::Error;
 pub use hooks::{Action, Hooks, NoHooks, Progress};
+pub use ns::mnt::MountOptions;
 pub use request::Request;
 
 /// A tree that runs again.

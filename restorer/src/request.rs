@@ -1,5 +1,6 @@
 //! What a restore is asked to do: validated, and the same whichever way it came.
 
+use crate::MountOptions;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
@@ -39,6 +40,8 @@ pub struct Request {
     pub root: Option<PathBuf>,
     /// `--external` resources, as given.
     pub external: Vec<String>,
+    /// What was asked about mounts, `--external` apart.
+    pub mounts: MountOptions,
     /// `--inherit-fd fd[N]:KEY`: descriptor of ours and the key it stands for.
     pub inherit_fd: Vec<(RawFd, String)>,
     /// `--join-ns`, as given.
@@ -71,6 +74,7 @@ impl Request {
             allow_uprobes: false,
             root: None,
             external: Vec::new(),
+            mounts: MountOptions::default(),
             inherit_fd: Vec::new(),
             join_ns: Vec::new(),
             auto_dedup: false,

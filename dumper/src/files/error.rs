@@ -80,6 +80,9 @@ pub enum Why {
     /// A file that lost its name but has others.
     #[error("Can't create link remap for {0}. Use --link-remap")]
     NeedsLinkRemap(String),
+    /// Something is mounted over the mount of the file.
+    #[error("Open files on overmounted mounts are not supported yet (mount {0})")]
+    Overmounted(i32),
     /// Another file has taken the name.
     #[error("{0} is another file now: it was replaced or mounted over after it had been opened")]
     NameReused(String),

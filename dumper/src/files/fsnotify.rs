@@ -57,12 +57,16 @@ impl FileTable {
             Some(path) => path,
             None => self.path_of_inode(open.pid, watch)?,
         };
+        let mnt_id = match self.mounts.mount_at(open.pid, &path)? {
+            Some(id) => self.mounts.mnt_id(open.pid, id)?.map(i32::cast_unsigned),
+            None => None,
+        };
         Ok(FhEntry {
             bytes: bytes.len() as u32,
             r#type: kind as u32,
             handle,
             path: Some(path),
-            mnt_id: None,
+            mnt_id,
         })
     }
 

@@ -152,7 +152,6 @@ impl FileTable {
         }
         Ok(Self {
             request: request.clone(),
-            ns,
             external: external::External::parse(&request.external),
             owners,
             walk,
@@ -162,7 +161,8 @@ impl FileTable {
             remaps: Vec::new(),
             regular: reg_file::State::default(),
             remap: remap::State::default(),
-            mounts: mounts::State::default(),
+            mounts: mounts::State::new(Rc::clone(&ns)),
+            ns,
             pipes: pipe::State::default(),
             memfds: memfd::State::default(),
             ttys: tty::State::default(),

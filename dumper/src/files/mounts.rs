@@ -2,23 +2,32 @@
 
 use super::error::{Why, call};
 use super::parse::{Mount, mountinfo};
+use crate::ns::Namespaces;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, stat};
 use std::collections::HashMap;
+use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 
 /// What has been asked before.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct State {
+    /// The tree's own namespaces, and what is mounted in them.
+    all: Rc<Namespaces>,
     /// Inode of the mount namespace by pid.
     ns: HashMap<i32, u64>,
-    /// Its root directory, by inode.
-    roots: HashMap<u64, OwnedFd>,
-    /// Its mounts, by inode.
-    mounts: HashMap<u64, Vec<Mount>>,
+    /// Our own root directory.
+    root: Option<OwnedFd>,
+    /// Our own mounts.
+    mounts: Option<Vec<Mount>>,
 }
 
 impl State {
+    pub(crate) fn new(all: Rc<Namespaces>) -> Self {
+        Self { all, ns: HashMap::new(), root: None, mounts: None }
+    }
+
     fn ns_of(&mut self, pid: i32) -> Result<u64, Why> {
         if let Some(&ino) = self.ns.get(&pid) {
             return Ok(ino);
@@ -37,39 +46,70 @@ impl State {
     /// What goes into an image: nothing in our own mount namespace, where ids mean nothing to
     /// the restorer.
     pub(crate) fn mnt_id(&mut self, pid: i32, id: i32) -> Result<Option<i32>, Why> {
-        Ok((!self.is_ours(pid)?).then_some(id))
+        if self.all.mounts.home(id.cast_unsigned()).is_some() {
+            return Ok(Some(id));
+        }
+        if self.is_ours(pid)? {
+            return Ok(None);
+        }
+        Err(Why::refused(format!(
+            "Can't lookup mount={id}: it is of a mount namespace that no task of the tree is in, \
+             or it was unmounted"
+        )))
     }
 
     /// Root directory of the mount namespace of `pid`.
     pub(crate) fn root(&mut self, pid: i32) -> Result<BorrowedFd<'_>, Why> {
-        let ns = self.ns_of(pid)?;
-        if !self.roots.contains_key(&ns) {
-            let ours = self.is_ours(pid)?;
-            let path = if ours { "/".to_owned() } else { format!("/proc/{pid}/root") };
-            if !ours {
-                let seen =
-                    call(|| format!("readlink({path})"), nix::fcntl::readlink(path.as_str()))?;
-                if seen != "/" {
-                    return Err(Why::yet("a mount namespace whose tasks are all in a chroot"));
-                }
-            }
+        let ino = self.ns_of(pid)?;
+        if self.all.mounts.root(ino).is_none() && self.root.is_none() {
             let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-            let fd = call(|| format!("open({path})"), open(path.as_str(), flags, Mode::empty()))?;
-            self.roots.insert(ns, fd);
+            self.root = Some(call(|| "open(/)".into(), open("/", flags, Mode::empty()))?);
         }
-        Ok(self.roots[&ns].as_fd())
+        let own = self.root.as_ref().map(OwnedFd::as_fd);
+        let root = self.all.mounts.root(ino).or(own);
+        root.ok_or_else(|| Why::refused(format!("the mount namespace of {pid} is not known")))
+    }
+
+    /// Root directory of the mount namespace that a mount is in which `pid` uses.
+    pub(crate) fn root_of(&mut self, pid: i32, id: i32) -> Result<BorrowedFd<'_>, Why> {
+        match self.all.mounts.home(id.cast_unsigned()).map(|(ino, _)| ino) {
+            None => self.root(pid),
+            Some(ino) => {
+                let missing = || Why::refused(format!("Can't lookup mount={id}"));
+                self.all.mounts.root(ino).ok_or_else(missing)
+            }
+        }
+    }
+
+    /// Whether a path of the namespace of a mount leads to that mount, not to another over it.
+    pub(crate) fn is_visible(&self, id: i32, path: &[u8]) -> Result<bool, Why> {
+        let Some((_, root)) = self.all.mounts.home(id.cast_unsigned()) else { return Ok(true) };
+        let path = CString::new(below(path)).map_err(|_| Why::refused("a path with NUL"))?;
+        let there = sys::mount::id_of(root, &path)?;
+        Ok(there.is_none_or(|there| there == u64::from(id.cast_unsigned())))
+    }
+
+    /// The mount that a path of the namespace of `pid` leads to.
+    pub(crate) fn mount_at(&mut self, pid: i32, path: &[u8]) -> Result<Option<i32>, Why> {
+        let path = CString::new(below(path)).map_err(|_| Why::refused("a path with NUL"))?;
+        let id = sys::mount::id_of(self.root(pid)?, &path)?;
+        Ok(id.and_then(|id| i32::try_from(id).ok()))
     }
 
     /// Mounts of the namespace of `pid` with this device, whole file systems first.
     pub(crate) fn with_dev(&mut self, pid: i32, dev: u32) -> Result<Vec<Mount>, Why> {
-        let ns = self.ns_of(pid)?;
-        if let std::collections::hash_map::Entry::Vacant(vacant) = self.mounts.entry(ns) {
-            let text = crate::proc::read(format!("/proc/{pid}/mountinfo"))
-                .map_err(|e| Why::Text(e.to_string()))?;
-            vacant.insert(mountinfo(&text));
-        }
-        let mut found: Vec<Mount> =
-            self.mounts[&ns].iter().filter(|m| m.dev == dev).cloned().collect();
+        let ino = self.ns_of(pid)?;
+        let mut found: Vec<Mount> = if self.all.mounts.root(ino).is_some() {
+            self.all.mounts.with_dev(ino, dev)
+        } else {
+            if self.mounts.is_none() {
+                let text = crate::proc::read(format!("/proc/{pid}/mountinfo"))
+                    .map_err(|e| Why::Text(e.to_string()))?;
+                self.mounts = Some(mountinfo(&text));
+            }
+            let all = self.mounts.iter().flatten();
+            all.filter(|m| m.dev == dev).cloned().collect()
+        };
         found.sort_by_key(|m| m.root.len());
         Ok(found)
     }

@@ -77,8 +77,16 @@ impl FileTable {
             self.push_reg(reg);
             return Ok(());
         }
-        reg.mnt_id = self.mounts.mnt_id(path.pid, path.mnt_id)?;
-        let (name, lost) = self.name_of(path)?;
+        let (name, lost) = match self.mounts.mnt_id(path.pid, path.mnt_id) {
+            Ok(id) => {
+                reg.mnt_id = id;
+                self.name_of(path)?
+            }
+            Err(why) => {
+                reg.mnt_id = Some(self.evasive(path).ok_or(why)?);
+                (path.link.to_vec(), None)
+            }
+        };
         reg.name = name;
         if path.stat.st_mode & libc::S_IFMT == libc::S_IFREG {
             let appends = path.flags & libc::O_ACCMODE as u32 == libc::O_WRONLY as u32
@@ -95,6 +103,20 @@ impl FileTable {
         }
         self.push_reg(reg);
         Ok(())
+    }
+
+    /// The mount of a device like that of `path` at the same path, where any will do.
+    fn evasive(&mut self, path: &Path<'_>) -> Option<i32> {
+        let kind = path.stat.st_mode & libc::S_IFMT;
+        let device = kind == libc::S_IFCHR || kind == libc::S_IFBLK;
+        let root = self.mounts.root(path.pid).ok()?;
+        let flags = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;
+        let there = nix::sys::stat::fstatat(root, super::mounts::below(path.link), flags).ok()?;
+        let alike = there.st_mode & libc::S_IFMT == kind && there.st_rdev == path.stat.st_rdev;
+        if !(self.request.evasive_devices && device && alike) {
+            return None;
+        }
+        self.mounts.mount_at(path.pid, path.link).ok().flatten()
     }
 
     pub(crate) fn push_reg(&mut self, reg: RegFileEntry) {

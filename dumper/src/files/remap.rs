@@ -79,13 +79,16 @@ impl FileTable {
             return Err(Why::refused("Can't dump a file without a path"));
         }
         let fs = call(|| "fstatfs".into(), fstatfs(path.own))?.filesystem_type().0;
-        let root = self.mounts.root(path.pid)?;
+        let root = self.mounts.root_of(path.pid, path.mnt_id)?;
         if fs == magic::PROC {
             return proc_name(root, path, &self.walk.virtual_tids);
         }
         // The whole text first: a name may really end in " (deleted)".
         let there = stat_at(root, path.link);
         if there.as_ref().is_some_and(|s| same(s, path.stat)) {
+            if !self.mounts.is_visible(path.mnt_id, path.link)? {
+                return Err(Why::Overmounted(path.mnt_id));
+            }
             let silly = fs == magic::NFS && basename(path.link).starts_with(b".nfs");
             return Ok((path.link.to_vec(), silly.then_some(Lost::Renamed)));
         }
@@ -178,7 +181,7 @@ impl FileTable {
     /// Gives the file a name beside its old one. `ENOENT`: it cannot have one.
     fn link(&mut self, path: &Path<'_>, reg: &RegFileEntry) -> Result<(RemapType, u32), Why> {
         let id = self.next_id();
-        let root = self.mounts.root(path.pid)?;
+        let root = self.mounts.root_of(path.pid, path.mnt_id)?;
         let mut dir = parent(&reg.name);
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let at = loop {

@@ -19,7 +19,7 @@
 
 mod cgroup;
 pub(crate) mod ipc;
-mod mnt;
+pub(crate) mod mnt;
 mod net;
 mod pid;
 mod time;
@@ -127,13 +127,19 @@ pub(crate) struct Namespaces {
     pub(crate) maps: user::Maps,
     /// By virtual pid: the position in `all` for each of [`KINDS`], if the kernel has the kind.
     of_task: HashMap<i32, [Option<usize>; KINDS.len()]>,
+    /// What is mounted in the tree's own.
+    pub(crate) mounts: mnt::Mounts,
 }
 
 impl Namespaces {
     /// Looks at all living tasks, and refuses what has no image.
     pub(crate) fn collect(tree: &Tree, request: &Request) -> Result<Self, Error> {
-        let mut all =
-            Self { all: Vec::new(), maps: user::Maps::default(), of_task: HashMap::new() };
+        let mut all = Self {
+            all: Vec::new(),
+            maps: user::Maps::default(),
+            of_task: HashMap::new(),
+            mounts: mnt::Mounts::default(),
+        };
         all.look("self", std::process::id() as i32, Role::Criu, request)?;
         for task in tree.alive() {
             let role = if task.vpid == tree.root().vpid { Role::Root } else { Role::Nested };
@@ -151,6 +157,7 @@ impl Namespaces {
         if all.root(NsKind::User).is_some() {
             all.maps = user::Maps::read(tree.root().pid)?;
         }
+        all.mounts = mnt::Mounts::collect(&all, request)?;
         Ok(all)
     }
 

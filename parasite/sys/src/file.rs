@@ -75,3 +75,98 @@ pub fn timerfd_look(fd: BorrowedFd<'_>) -> Result<()> {
     let ret = unsafe { libc::syscall(libc::SYS_timerfd_gettime, raw, spec.as_mut_ptr()) };
     check(ret, || format!("timerfd_gettime({raw})")).map(|_| ())
 }
+
+/// Extended attributes of a path: names and values. `follow`: of what a link leads to. None
+/// where the file system has none.
+pub fn xattrs(path: &[u8], follow: bool) -> std::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let c = std::ffi::CString::new(path)?;
+    let names = grown(|buf: &mut [u8]| {
+        let (list, len) = (buf.as_mut_ptr().cast(), buf.len());
+        if follow {
+            // SAFETY: the path is NUL-terminated; pointer and length are those of `buf`.
+            unsafe { libc::listxattr(c.as_ptr(), list, len) }
+        } else {
+            // SAFETY: as above.
+            unsafe { libc::llistxattr(c.as_ptr(), list, len) }
+        }
+    });
+    let names = match names {
+        Err(e) if e.raw_os_error() == Some(libc::ENOTSUP) => return Ok(Vec::new()),
+        names => names?,
+    };
+    let mut all = Vec::new();
+    for name in names.split(|b| *b == 0).filter(|n| !n.is_empty()) {
+        let n = std::ffi::CString::new(name)?;
+        let value = grown(|buf: &mut [u8]| {
+            let (value, len) = (buf.as_mut_ptr().cast(), buf.len());
+            if follow {
+                // SAFETY: both strings are NUL-terminated; pointer and length are those of `buf`.
+                unsafe { libc::getxattr(c.as_ptr(), n.as_ptr(), value, len) }
+            } else {
+                // SAFETY: as above.
+                unsafe { libc::lgetxattr(c.as_ptr(), n.as_ptr(), value, len) }
+            }
+        })?;
+        all.push((name.to_vec(), value));
+    }
+    Ok(all)
+}
+
+/// Calls with a growing buffer until what there is fits.
+fn grown(call: impl Fn(&mut [u8]) -> isize) -> std::io::Result<Vec<u8>> {
+    let mut buf = vec![0u8; 256];
+    loop {
+        let n = call(&mut buf);
+        if n >= 0 {
+            buf.truncate(n.cast_unsigned());
+            return Ok(buf);
+        }
+        let e = std::io::Error::last_os_error();
+        if e.raw_os_error() != Some(libc::ERANGE) || buf.len() > 1 << 20 {
+            return Err(e);
+        }
+        buf.resize(buf.len() * 8, 0);
+    }
+}
+
+/// `lsetxattr(2)`.
+pub fn set_xattr(path: &[u8], name: &[u8], value: &[u8]) -> Result<()> {
+    let nul = |_| Error::new("lsetxattr(text with NUL)", libc::EINVAL);
+    let c = std::ffi::CString::new(path).map_err(nul)?;
+    let n = std::ffi::CString::new(name).map_err(nul)?;
+    let (data, len) = (value.as_ptr().cast(), value.len());
+    // SAFETY: both strings are NUL-terminated; pointer and length are those of `value`.
+    let ret = unsafe { libc::lsetxattr(c.as_ptr(), n.as_ptr(), data, len, 0) };
+    check(ret.into(), || format!("lsetxattr({c:?}, {n:?})")).map(|_| ())
+}
+
+/// Where a file has data, by `SEEK_DATA`: offset and length of each range. All of it where the
+/// file system does not tell.
+pub fn data_ranges(file: &std::fs::File, len: u64) -> std::io::Result<Vec<(u64, u64)>> {
+    let raw = file.as_raw_fd();
+    let seek = |from: u64, whence| {
+        // SAFETY: integers in, integer out.
+        let at = unsafe { libc::lseek64(raw, from.cast_signed(), whence) };
+        if at < 0 { Err(std::io::Error::last_os_error()) } else { Ok(at.cast_unsigned()) }
+    };
+    let mut all = Vec::new();
+    let mut at = 0;
+    while at < len {
+        let data = match seek(at, libc::SEEK_DATA) {
+            Err(e) if e.raw_os_error() == Some(libc::ENXIO) => break,
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) && at == 0 => {
+                all.push((0, len));
+                break;
+            }
+            data => data?,
+        };
+        if data >= len {
+            break;
+        }
+        let hole = seek(data, libc::SEEK_HOLE)?.min(len);
+        all.push((data, hole - data));
+        at = hole;
+    }
+    seek(0, libc::SEEK_SET)?;
+    Ok(all)
+}

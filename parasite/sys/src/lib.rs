@@ -21,6 +21,8 @@ pub mod file;
 #[cfg(feature = "std")]
 pub mod ipc;
 #[cfg(feature = "std")]
+pub mod mount;
+#[cfg(feature = "std")]
 pub mod net;
 #[cfg(feature = "std")]
 pub mod net_lock;

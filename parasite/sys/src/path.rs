@@ -36,6 +36,16 @@ pub fn open_in_root(root: BorrowedFd<'_>, path: &[u8], flags: i32) -> Result<Own
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
+/// `open(2)` of a path of our own; `O_CLOEXEC` is added.
+pub fn open_at(path: &str, flags: i32) -> Result<OwnedFd> {
+    let c = CString::new(path).map_err(|_| Error::new("open(path with NUL)", libc::EINVAL))?;
+    // SAFETY: the path is NUL-terminated and outlives the call.
+    let fd = unsafe { libc::open(c.as_ptr(), flags | libc::O_CLOEXEC) };
+    let fd = check(fd.into(), || format!("open({path:?}, {flags:#o})"))?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
 /// `setresuid(2)` of this thread alone, `-1` (as `u32::MAX`) for unchanged.
 pub fn set_thread_uids(real: u32, effective: u32, saved: u32) -> Result<()> {
     // SAFETY: integers in, integer out.

@@ -6,6 +6,7 @@ use crate::execute::{finish, fork, scripts, task};
 use crate::facts::{Facts, Range, map_line};
 use crate::files::{self, Files};
 use crate::ns::Made;
+use crate::ns::mnt::Outside;
 use crate::ns::pid::{PidPlan, Pids};
 use crate::plan::tree::Role;
 use crate::plan::{Plan, pids};
@@ -205,12 +206,17 @@ impl Tree<'_> {
         let files = Files::new(&self.plan.files, self.request, &self.plan.cp.chain)?;
         let coordinator = sys::fd::pidfd_open(self.plan.facts.pid, 0)?;
         let least = files.least();
+        let outside = match &ns.mnt {
+            Some(mnt) => Outside::open(mnt, self.request, least)?,
+            None => Outside::default(),
+        };
         let mut context = task::Context {
             plan: self.plan,
             board,
             sibling: self.request.sibling,
             coordinator: sys::fd::dup_above(coordinator.as_fd(), least)?,
             made: Made::new(least),
+            outside,
             request: self.request,
             premaps: Pieces::new(),
             files,

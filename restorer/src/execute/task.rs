@@ -37,6 +37,8 @@ pub(crate) struct Context<'a> {
     pub(crate) coordinator: OwnedFd,
     /// Namespaces that were made for tasks other than the root.
     pub(crate) made: Made,
+    /// Mounts that only the coordinator could open.
+    pub(crate) outside: ns::mnt::Outside,
     pub(crate) request: &'a Request,
     /// Memory that was filled before the fork.
     pub(crate) premaps: Pieces,
@@ -68,18 +70,29 @@ fn prepare_root(cx: &mut Context<'_>) -> Result<(), Error> {
         cx.board.wait(next);
     }
     let made = Made::new(cx.files.least());
-    let mut env = ns::Cx { cp: cx.plan.cp, request: cx.request, proc: cx.files.proc(), made };
+    let mut env = ns::Cx {
+        cp: cx.plan.cp,
+        request: cx.request,
+        proc: cx.files.proc(),
+        outside: &cx.outside,
+        made,
+    };
     ns.prepare(&mut env)?;
     if ns.changes_ids() && !cx.sibling {
         // The change of ids took it back.
         die_with_parent(cx.plan.facts.pid)?;
     }
     cx.made = env.made;
+    for (mounts, root) in std::mem::take(&mut cx.made.roots) {
+        cx.files.add_nested(&mounts, root)?;
+    }
     if ns.any() {
         cx.board.report();
         cx.board.wait(Stage::Forking);
     }
     cx.files.open_shared()?;
+    // Files without a name are made, and nothing else is written to.
+    ns::mnt::read_only(std::mem::take(&mut cx.made.read_only), cx.files.proc())?;
     for (shmid, size) in &cx.plan.segments {
         // Made and filled once; every task opens it anew.
         cx.files.open_anon_shared(*shmid, *size)?;

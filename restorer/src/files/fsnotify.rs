@@ -99,8 +99,12 @@ impl Files<'_> {
             return ghost.try_clone().map_err(|e| failed_io("dup", &e));
         }
         if let Some(path) = handle.path.as_ref().filter(|p| !p.is_empty()) {
-            return sys::path::open_in_root(self.root()?, path, libc::O_PATH | libc::O_NOFOLLOW)
-                .at(|| format!("{:?}", show(path)));
+            return sys::path::open_in_root(
+                self.root_of(handle.mnt_id.map(u32::cast_signed))?,
+                path,
+                libc::O_PATH | libc::O_NOFOLLOW,
+            )
+            .at(|| format!("{:?}", show(path)));
         }
         let bytes: Vec<u8> = handle.handle.iter().flat_map(|w| w.to_ne_bytes()).collect();
         let len = handle.bytes as usize;

@@ -75,7 +75,10 @@ impl Files<'_> {
             let before = names.len();
             let fd = match remap {
                 Remap::Linked(link) => self.linked(name, *link, names),
-                Remap::Ghost(ghost) => self.ghost(name, *ghost, &first, names),
+                Remap::Ghost(ghost) => {
+                    let mnt_id = self.set.reg(*id)?.mnt_id;
+                    self.ghost((name, mnt_id), *ghost, &first, names)
+                }
                 Remap::Procfs(_) => continue,
             };
             let fd = self.raise_owned(fd.at(at)?)?;
@@ -98,10 +101,10 @@ impl Files<'_> {
     }
 
     fn linked(&self, name: &[u8], link: u32, names: &mut Vec<Name>) -> Result<OwnedFd> {
-        let root = self.root()?;
-        let link = &self.set.reg(link)?.name;
-        let handle = sys::path::open_in_root(root, link, libc::O_PATH | libc::O_NOFOLLOW)?;
-        let (dir, last) = self.parents(name, names)?;
+        let link = self.set.reg(link)?;
+        let root = self.root_of(link.mnt_id)?;
+        let handle = sys::path::open_in_root(root, &link.name, libc::O_PATH | libc::O_NOFOLLOW)?;
+        let (dir, last) = self.parents(link.mnt_id, name, names)?;
         match link_to(self, &handle, &dir, last) {
             Ok(()) => {}
             // The name has been given to another file: do without.
@@ -115,7 +118,7 @@ impl Files<'_> {
 
     fn ghost(
         &self,
-        name: &[u8],
+        (name, mnt_id): (&[u8], Option<i32>),
         id: u32,
         first: &HashMap<u32, u32>,
         names: &mut Vec<Name>,
@@ -123,7 +126,7 @@ impl Files<'_> {
         let ghost = self.set.ghosts.get(&id);
         let ghost =
             ghost.ok_or_else(|| Error::Refused(format!("there is no ghost-file-{id:x}.img")))?;
-        let (dir, last) = self.parents(name, names)?;
+        let (dir, last) = self.parents(mnt_id, name, names)?;
         let spare = [last, format!(".cr.{id:x}.ghost").as_bytes()].concat();
         let is_dir = ghost.entry.mode & libc::S_IFMT == libc::S_IFDIR;
         let mut used = last.to_vec();
@@ -193,11 +196,12 @@ impl Files<'_> {
     /// Opens the directory of a path; directories that are gone are made for the moment.
     pub(super) fn parents<'n>(
         &self,
+        mnt_id: Option<i32>,
         path: &'n [u8],
         names: &mut Vec<Name>,
     ) -> Result<(OwnedFd, &'n [u8])> {
         let (dir, last) = split(path);
-        let root = self.root()?;
+        let root = self.root_of(mnt_id)?;
         if let Ok(fd) = directory(root, dir) {
             return Ok((fd, last));
         }

@@ -30,6 +30,8 @@ pub struct Files<'a> {
     /// `/proc` of the coordinator: `self` in it is whoever looks.
     pub(super) proc: OwnedFd,
     root: Option<OwnedFd>,
+    /// Roots of mount namespaces that are not the root task's, by the ids of their mounts.
+    nested: HashMap<u32, std::rc::Rc<OwnedFd>>,
     /// Descriptions that several tasks use or that are still worked on, above the base.
     pub(super) held: HashMap<u32, OwnedFd>,
     /// Files without a name, open by `O_PATH`.
@@ -58,6 +60,7 @@ impl<'a> Files<'a> {
             chain,
             proc,
             root: None,
+            nested: HashMap::new(),
             held: HashMap::new(),
             handles: HashMap::new(),
             memfds: HashMap::new(),
@@ -203,6 +206,19 @@ impl<'a> Files<'a> {
     pub(super) fn root(&self) -> Result<BorrowedFd<'_>> {
         let root = self.root.as_ref().map(OwnedFd::as_fd);
         root.ok_or_else(|| Error::Refused("files are opened before the root task is".to_owned()))
+    }
+
+    /// The root of the mount namespace that a mount of the images is in.
+    pub(super) fn root_of(&self, mnt_id: Option<i32>) -> Result<BorrowedFd<'_>> {
+        let nested = mnt_id.and_then(|id| self.nested.get(&id.cast_unsigned()));
+        nested.map_or_else(|| self.root(), |root| Ok(root.as_fd()))
+    }
+
+    /// A mount namespace that only other tasks than the root are in: its mounts, its root.
+    pub(crate) fn add_nested(&mut self, mounts: &[u32], root: OwnedFd) -> Result<()> {
+        let root = std::rc::Rc::new(self.raise_owned(root)?);
+        self.nested.extend(mounts.iter().map(|id| (*id, std::rc::Rc::clone(&root))));
+        Ok(())
     }
 
     /// The images.

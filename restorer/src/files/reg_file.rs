@@ -39,7 +39,7 @@ impl Files<'_> {
             // Through /proc a link stands for the file itself, which O_NOFOLLOW forbids.
             return self.reopen(handle.as_raw_fd(), flags & !libc::O_NOFOLLOW);
         }
-        Ok(sys::path::open_in_root(self.root()?, &entry.name, flags)?)
+        Ok(sys::path::open_in_root(self.root_of(entry.mnt_id)?, &entry.name, flags)?)
     }
 
     /// Whether the file is still what it was: type, mode, size, build-id.

@@ -67,6 +67,8 @@ pub(crate) struct Cx<'a> {
     pub(crate) request: &'a Request,
     /// `/proc` of the coordinator.
     pub(crate) proc: BorrowedFd<'a>,
+    /// Mounts that only the coordinator could open.
+    pub(crate) outside: &'a mnt::Outside,
     /// Namespaces for other tasks.
     pub(crate) made: Made,
 }
@@ -77,18 +79,27 @@ pub(crate) struct Made {
     /// Descriptors below belong to the images.
     least: RawFd,
     fds: HashMap<(NsKind, u32), OwnedFd>,
+    /// Mount namespaces that only other tasks are in: ids of their mounts, root directory.
+    pub(crate) roots: Vec<(Vec<u32>, OwnedFd)>,
+    /// Mounts that become read-only when all files are open.
+    pub(crate) read_only: Vec<mnt::ReadOnly>,
 }
 
 impl Made {
     /// None yet; descriptors are kept at `least` and above.
     pub(crate) fn new(least: RawFd) -> Self {
-        Self { least, fds: HashMap::new() }
+        Self { least, fds: HashMap::new(), roots: Vec::new(), read_only: Vec::new() }
     }
 
     /// Keeps a namespace for those that enter it.
     pub(crate) fn put(&mut self, kind: NsKind, id: u32, fd: BorrowedFd<'_>) -> Result<(), Error> {
         self.fds.insert((kind, id), sys::fd::dup_above(fd, self.least)?);
         Ok(())
+    }
+
+    /// A copy of a descriptor, at a number that is nobody's.
+    pub(crate) fn raise(&self, fd: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+        Ok(sys::fd::dup_above(fd, self.least)?)
     }
 
     /// A namespace that was made.

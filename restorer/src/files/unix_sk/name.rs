@@ -80,10 +80,10 @@ pub(super) fn bind(
     };
     let mut made = Vec::new();
     let (dir, last) = if deleted {
-        files.parents(&full, &mut made)?
+        files.parents(e.mnt_id, &full, &mut made)?
     } else {
         let (dir, last) = split(&full);
-        (directory(files.root()?, dir).at(|| format!("{:?}", show(dir)))?, last)
+        (directory(files.root_of(e.mnt_id)?, dir).at(|| format!("{:?}", show(dir)))?, last)
     };
     let aside = [last, format!(".cr.{}.aside", e.ino).as_bytes()].concat();
     let mut moved = false;
@@ -95,7 +95,7 @@ pub(super) fn bind(
             unlink(dir.as_fd(), last, false).map_err(|x| failed("unlinkat", x))?;
         }
     }
-    let bound = files.in_directory(e.name_dir.as_deref(), || Ok(sys::net::bind(fd, &of(&e.name))?));
+    let bound = files.in_directory(e, || Ok(sys::net::bind(fd, &of(&e.name))?));
     let node =
         bound.and_then(|()| open_name(dir.as_fd(), last, OFlag::O_PATH | OFlag::O_NOFOLLOW, 0));
     if deleted || (moved && node.is_ok()) {
@@ -123,10 +123,10 @@ impl Files<'_> {
     }
 
     /// Runs `act` in the directory from which a relative name was bound.
-    fn in_directory<T>(&self, dir: Option<&[u8]>, act: impl FnOnce() -> Result<T>) -> Result<T> {
-        match dir {
+    fn in_directory<T>(&self, e: &UnixSkEntry, act: impl FnOnce() -> Result<T>) -> Result<T> {
+        match &e.name_dir {
             Some(dir) => {
-                let fd = super::super::path::directory(self.root()?, dir)
+                let fd = super::super::path::directory(self.root_of(e.mnt_id)?, dir)
                     .at(|| format!("{:?}", show(dir)))?;
                 self.with_cwd(fd.as_fd(), act)
             }

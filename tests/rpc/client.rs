@@ -6,7 +6,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 use prost::Message;
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -40,6 +40,13 @@ impl Client {
 
     pub(crate) fn send_bytes(&self, bytes: &[u8]) {
         send(self.socket.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL).expect("send");
+    }
+
+    /// The next message and a descriptor that came with it.
+    pub(crate) fn receive_fd(&self) -> (CriuResp, Option<OwnedFd>) {
+        let message = sys::socket::recv_msg(self.socket.as_fd(), 64 << 10, 0).expect("a message");
+        let response = CriuResp::decode(&message.data[..]).expect("a response");
+        (response, message.fds.into_iter().next())
     }
 
     /// The next message, if it has not hung up.

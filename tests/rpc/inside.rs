@@ -4,6 +4,7 @@
 use crate::client::{Client, Images, alive, bare, dir, pid, request, with};
 use images::proto::{CriuFeatures, CriuOpts, CriuReq, CriuReqType, CriuResp, InheritFd};
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use std::fs;
@@ -409,4 +410,81 @@ fn a_program_follows_the_restore() {
     assert_eq!(client.end().code(), Some(7));
     let log = fs::read_to_string(dir().join("images/restore.log")).expect("log");
     assert!(log.lines().any(|line| line == "it runs"), "{log}");
+}
+
+/// Starts the subject on a terminal whose master stays with us, as an engine does.
+fn on_a_terminal(program: &std::path::Path) -> (std::process::Child, std::os::fd::OwnedFd) {
+    use std::process::Stdio;
+    let pty = nix::pty::openpty(None, None).expect("openpty");
+    for end in [&pty.master, &pty.slave] {
+        fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("F_SETFD");
+    }
+    let path = nix::unistd::ttyname(&pty.slave).expect("ttyname");
+    let open = || fs::File::options().read(true).write(true).open(&path).expect("slave");
+    // Nothing else of ours is to be seen in it.
+    let line = r#"for fd in /proc/$$/fd/*; do fd=${fd##*/}; [ "$fd" -lt 3 ] || eval "exec $fd>&-"; done
+        exec setsid --ctty --wait "$@""#;
+    let mut command = std::process::Command::new("bash");
+    command.args(["-c", line, "bash"]).arg(program).arg(dir());
+    command.stdin(open()).stdout(open()).stderr(Stdio::from(open()));
+    (command.spawn().expect("setsid"), pty.master)
+}
+
+#[test]
+#[ignore = "the client's half"]
+fn the_console_of_a_container() {
+    use nix::unistd::{read, write};
+    let subject = std::path::PathBuf::from(std::env::var_os(crate::CONSOLE).expect("console"));
+    let (mut setsid, master) = on_a_terminal(&subject);
+    let heard = loop {
+        let text = fs::read_to_string(dir().join("state")).unwrap_or_default();
+        if text.ends_with('\n') {
+            break text;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    };
+    let pid: i32 = heard.trim().strip_prefix("ready ").expect("ready").parse().expect("pid");
+    let images = Images::open();
+    let opts =
+        CriuOpts { pid: Some(pid), orphan_pts_master: Some(true), ..images.opts("dump.log") };
+    let client = Client::start();
+    ok(&client.ask(&request(CriuReqType::Dump, opts)), CriuReqType::Dump);
+    drop(client);
+    setsid.wait().expect("setsid ends");
+    // The number of the terminal is free again.
+    drop(master);
+    let client = Client::start();
+    client.send(&with(images.restore(), |o| {
+        (o.orphan_pts_master, o.notify_scripts) = (Some(true), Some(true));
+    }));
+    let mut master = None;
+    let response = loop {
+        let (response, fd) = client.receive_fd();
+        let Some(notify) = &response.notify else { break response };
+        if notify.script() == "orphan-pts-master" {
+            assert!(fd.is_some(), "no descriptor came");
+            master = fd;
+        }
+        let agreed = CriuReq {
+            r#type: CriuReqType::Notify.into(),
+            notify_success: Some(true),
+            ..CriuReq::default()
+        };
+        client.send(&agreed);
+    };
+    ok(&response, CriuReqType::Restore);
+    let master = master.expect("a master was handed over");
+    write(&master, b"hello\n").expect("write");
+    let mut heard = Vec::new();
+    let mut buf = [0u8; 256];
+    while !heard.ends_with(b"got hello\r\n") {
+        let n = read(&master, &mut buf).expect("read");
+        heard.extend(&buf[..n]);
+    }
+    // In the foreground of its controlling terminal: the terminal's interrupt reaches it.
+    write(&master, b"\x03").expect("write");
+    while !heard.ends_with(b"interrupted\r\n") {
+        let n = read(&master, &mut buf).expect("read");
+        heard.extend(&buf[..n]);
+    }
 }

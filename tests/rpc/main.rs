@@ -17,6 +17,7 @@ use support::{Criu, LIMIT, Sandbox, subject, tail};
 const DIR: &str = "AMBER_RPC_DIR";
 const CRIU: &str = "AMBER_RPC_CRIU";
 const PID: &str = "AMBER_RPC_PID";
+const CONSOLE: &str = "AMBER_RPC_CONSOLE";
 
 /// How a client's half ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -45,6 +46,7 @@ fn run(criu: &Criu, name: &str, what: Subject) {
         .env(DIR, &dir)
         .env(CRIU, &criu.path)
         .env(PID, pid)
+        .env(CONSOLE, subject("console"))
         .env("RUST_BACKTRACE", "0")
         .env_remove("CRIU_CONFIG_FILE");
     let ended = sandbox.wait(command.spawn().expect("nsenter"), LIMIT);
@@ -114,6 +116,7 @@ tests! {
     ours what_is_not_built_is_refused_by_name Alive;
     ours restored_tasks_do_not_have_our_descriptors Alive;
     alike a_program_follows_the_restore Alive;
+    alike the_console_of_a_container None;
 }
 
 #[test]

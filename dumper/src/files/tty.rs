@@ -195,7 +195,7 @@ impl FileTable {
         for info in &self.ttys.infos {
             let alone = info.id & 1 == 0 && !self.ttys.infos.iter().any(|i| i.id == info.id | 1);
             let Some(end) = self.ttys.ends.get(&info.id) else { continue };
-            if alone && !self.request.shell_job {
+            if alone && !self.request.shell_job && !self.request.orphan_pts_master {
                 return Err(self.walk.descs[end.desc].error(Why::refused(format!(
                     "Found dangling tty with sid {} pgid {} whose master is outside the tree. \
                      Consider using --shell-job option, or --external tty[{:x}:{:x}].",

@@ -151,6 +151,10 @@ impl Tree<'_> {
         self.stage(&board, Stage::Restore, threads)?;
         let pid_of = |vpid: i32| self.pids.real(vpid.cast_unsigned()).unwrap_or(-1);
         let flying = files::tcp_stream::flying(&plan.files, &pid_of)?;
+        for master in files::tty::masters(&plan.files, &pid_of)? {
+            let given = hooks.orphan_pts_master(master.as_fd());
+            given.map_err(|code| Error::Hook { action: "orphan-pts-master", code })?;
+        }
         self.stage(&board, Stage::RestoreSigchld, plan.live().count())?;
 
         hook(hooks, Action::PostRestore, Some(self.root))?;

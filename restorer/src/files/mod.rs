@@ -44,7 +44,7 @@ pub mod tcp_stream;
 #[cfg(test)]
 mod tests;
 mod timerfd;
-mod tty;
+pub mod tty;
 mod unix_sk;
 
 pub use late::{cleanup, late};

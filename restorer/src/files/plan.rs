@@ -63,6 +63,9 @@ pub struct FilesPlan {
     pub(super) unit_of: HashMap<u32, usize>,
     /// TCP connections that are in flight only: who opens each, and its fixed number there.
     pub(super) flying: BTreeMap<u32, (i32, RawFd)>,
+    /// Masters of terminals whose old ones are outside of the tree, by id of the slave: who makes
+    /// each, and its fixed number there.
+    pub(super) masters: BTreeMap<u32, (i32, RawFd)>,
     /// Fixed numbers of descriptions that are opened late and shared.
     pub(super) late: BTreeMap<u32, RawFd>,
     /// Memory files (`inode_id`) that more than one task uses.
@@ -93,7 +96,7 @@ impl FilesPlan {
         super::file_lock::check(&set, &plan)?;
         plan.units(&set, request)?;
         plan.memfds(&set);
-        plan.flying(&set, request);
+        plan.fetched(&set, request);
         plan.numbers()?;
         plan.set = set;
         Ok(plan)
@@ -107,7 +110,7 @@ impl FilesPlan {
 
     /// Open in a table as soon as it is complete: what its sharers wait for.
     pub(super) fn marker(&self) -> RawFd {
-        self.base + (self.late.len() + self.flying.len()) as RawFd
+        self.base + self.fixed() as RawFd
     }
 
     /// The least number for descriptors which the restorer itself keeps open in tasks.
@@ -229,7 +232,13 @@ impl FilesPlan {
         Ok(())
     }
 
-    fn flying(&mut self, set: &FileSet, request: &Request) {
+    /// How many numbers are fixed.
+    fn fixed(&self) -> usize {
+        self.late.len() + self.flying.len() + self.masters.len()
+    }
+
+    /// What the coordinator will fetch from the tasks.
+    fn fetched(&mut self, set: &FileSet, request: &Request) {
         let root = set.tasks.first().map_or(0, |t| t.vpid);
         let placed: HashSet<u32> = self.tables.values().flatten().map(|s| s.id).collect();
         for unit in &self.units {
@@ -237,6 +246,11 @@ impl FilesPlan {
                 By::Root => root,
                 By::Owner(by) | By::Late(by) => by,
             };
+            for id in &unit.ids {
+                if let Some(slave) = super::tty::orphan(set, request, *id) {
+                    self.masters.insert(slave, (by, 0));
+                }
+            }
             for id in unit.ids.iter().filter(|id| !placed.contains(*id)) {
                 let Some(sk) = set.files.get(id).and_then(|f| f.isk.as_ref()) else { continue };
                 if super::tcp_stream::stream(set, request, sk).is_some() {
@@ -281,8 +295,7 @@ impl FilesPlan {
     fn numbers(&mut self) -> Result<()> {
         const HIGH: RawFd = 1 << 16;
         let held: usize = self.units.iter().map(|u| u.ids.len() + 1).sum();
-        let fixed = self.late.len() + self.flying.len();
-        let need = SERVICE + 2 * held as u32 + fixed as u32;
+        let need = SERVICE + 2 * held as u32 + self.fixed() as u32;
         let mut used: Vec<RawFd> = self.tables.values().flatten().map(|s| s.fd).collect();
         used.sort_unstable();
         used.dedup();
@@ -294,8 +307,9 @@ impl FilesPlan {
             base = gap.min().unwrap_or(top);
         }
         self.base = base;
-        let flying = self.flying.values_mut().map(|(_, number)| number);
-        for (i, number) in self.late.values_mut().chain(flying).enumerate() {
+        let fetched = self.flying.values_mut().chain(self.masters.values_mut());
+        let fetched = fetched.map(|(_, number)| number);
+        for (i, number) in self.late.values_mut().chain(fetched).enumerate() {
             *number = base + i as RawFd;
         }
         self.end = top.max(base + need as RawFd);

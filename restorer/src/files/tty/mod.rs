@@ -10,7 +10,8 @@ mod params;
 use super::open::{Files, Opened, is_ctty, set_flags};
 use super::path::open_flags;
 use super::set::FileSet;
-use super::{At, Error, Result, external, failed};
+use super::{At, Error, FilesPlan, Result, external, failed};
+use crate::Request;
 use images::proto::{FileEntry, TtyFileEntry, TtyInfoEntry, TtyType};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -34,6 +35,29 @@ struct Ends<'a> {
     master: Option<&'a TtyInfoEntry>,
     slave: Option<&'a TtyInfoEntry>,
     files: Vec<&'a TtyFileEntry>,
+}
+
+/// The id of a slave whose master is to be made anew for somebody outside of the tree, if file
+/// `id` is open on it.
+pub(super) fn orphan(set: &FileSet, request: &Request, id: u32) -> Option<u32> {
+    let tty = set.files.get(&id)?.tty.as_ref()?;
+    let info = set.ttys.get(&tty.tty_info_id)?;
+    let index = info.pty.as_ref()?.index;
+    let slave = info.r#type == TtyType::Pty as i32 && !is_master(info) && info.termios.is_some();
+    let has_master =
+        set.ttys.values().any(|i| is_master(i) && i.pty.as_ref().is_some_and(|p| p.index == index));
+    let wanted = request.orphan_pts_master && !request.shell_job;
+    let given = external::find(set, id, request).is_some();
+    (wanted && slave && !has_master && !given).then_some(info.id)
+}
+
+/// Fetches the masters that are for somebody outside. When all tasks have installed their files.
+pub fn masters(plan: &FilesPlan, pid_of: &dyn Fn(i32) -> i32) -> Result<Vec<OwnedFd>> {
+    let fetch = |(id, (owner, number)): (&u32, &(i32, RawFd))| {
+        let task = sys::fd::pidfd_open(pid_of(*owner), 0)?;
+        sys::fd::pidfd_getfd(task.as_fd(), *number).at(|| format!("master of terminal {id}"))
+    };
+    plan.masters.iter().map(fetch).collect()
 }
 
 /// Whether an entry is the master's end.
@@ -124,7 +148,8 @@ impl<'a> Files<'a> {
             }
         };
         let hung_up = ends.master.is_none() && ends.slave.is_some_and(|s| s.termios.is_none());
-        if ends.master.is_none() && !hung_up {
+        let orphan = ends.slave.and_then(|s| self.plan.masters.get(&s.id));
+        if ends.master.is_none() && !hung_up && orphan.is_none() {
             let key = ends.slave.map(external::tty_key).unwrap_or_default();
             return Err(Error::Refused(format!(
                 "its master (pts {index}) is not in the images: \
@@ -148,6 +173,9 @@ impl<'a> Files<'a> {
         if !hung_up {
             self.put_back(ends, master.as_fd(), slave.as_fd())?;
             params::restore(ends.master, ends.slave, master.as_fd(), slave.as_fd())?;
+        }
+        if let Some((_, number)) = orphan {
+            sys::fd::dup3(master.as_fd(), *number, true)?;
         }
         // The first master's description is the one just made; others do not exist.
         let mut master = Some(master);

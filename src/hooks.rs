@@ -68,6 +68,10 @@ impl dumper::Hooks for Hooks<'_> {
         }
     }
 
+    fn anybody(&self) -> bool {
+        self.client.is_some() || !self.scripts.paths.is_empty()
+    }
+
     fn query_ext_files(&mut self, _: i32) -> Result<Vec<String>, i32> {
         self.client.map_or(Ok(Vec::new()), Client::query_ext_files)
     }

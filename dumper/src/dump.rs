@@ -1,6 +1,6 @@
 //! The phases of a dump, in their order.
 
-use crate::files::{FileTable, Finished};
+use crate::files::{Ahead, FileTable, Finished};
 use crate::hooks::{Action, Hooks, QUERY_EXT_FILES};
 use crate::ns::{self, Namespaces};
 use crate::pages::Control;
@@ -34,6 +34,7 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
         ..Stats::default()
     };
     let mut dirty = Dirty::prepare(request, &dir, false)?;
+    warm_up()?;
     let begun = Instant::now();
     let limits = Limits { deadline: deadline(request), stop: &|| stop.requested() };
     let mut frozen = parasite::freeze(request.pid, &limits)?;
@@ -94,6 +95,15 @@ fn refuse_options(request: &Request) -> Result<(), Error> {
     }
 }
 
+/// Asks what does not depend on the tree before it is held.
+fn warm_up() -> Result<(), Error> {
+    core::all_cpus()?;
+    Lsm::detect();
+    sys::worker::cpus();
+    sys::cpuid::xsave_component(0);
+    Ok(())
+}
+
 fn run_hook(hooks: &mut dyn Hooks, action: Action, request: &Request) -> Result<(), Error> {
     let failed = |code| Error::Hook { action: action.name(), code };
     hooks.run(action, request.pid).map_err(failed)
@@ -134,11 +144,13 @@ fn save(
     ns::check(&cx)?;
     let segments = ns::ipc::segments(&cx)?;
     let sets = cgroup::Sets::collect(&tree)?;
+    let ahead = Ahead::start(&tree).map_err(Error::Files)?;
     ask_inside(&mut tree, frozen, request, stop)?;
     dirty.enter(frozen, &tree, deadline(request));
     let run_id = inventory::run_id()?;
     cx = ns::Cx { tree: &tree, request, dir, all: &namespaces, segments: &segments };
-    let (contents, files) = contents(&cx, Rc::clone(&namespaces), &run_id, dirty, control, stats)?;
+    let files = FileTable::new(request, &tree, ahead, Rc::clone(&namespaces))?;
+    let (contents, files) = contents(&cx, files, &run_id, dirty, control, stats)?;
     ns::dump(&cx)?;
     let cores = cores(&cx, frozen, &sets, stop)?;
     write_tasks(&cx, contents, cores)?;
@@ -183,7 +195,7 @@ struct Contents {
 /// Collects files and address spaces, and writes files and pages.
 fn contents(
     cx: &ns::Cx<'_>,
-    namespaces: Rc<Namespaces>,
+    mut files: FileTable,
     run_id: &str,
     dirty: &Dirty,
     control: Control<'_>,
@@ -191,7 +203,6 @@ fn contents(
 ) -> Result<(Contents, Finished), Error> {
     let stop = control.stop;
     let (tree, request, dir) = (cx.tree, cx.request, cx.dir);
-    let mut files = FileTable::new(request, tree, namespaces)?;
     files.lock_network(run_id)?;
     let mut tables = HashSet::new();
     let mut all = Contents { fdinfos: Vec::new(), fs: Vec::new(), mms: Vec::new() };

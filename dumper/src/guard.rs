@@ -45,10 +45,15 @@ struct Ask<'a> {
     front: &'a UnixStream,
     /// A copy: what is shown is shown by the worker.
     progress: &'a dyn Progress,
+    /// The front has somebody to tell.
+    heard: bool,
 }
 
 impl Hooks for Ask<'_> {
     fn run(&mut self, action: Action, _: i32) -> Result<(), i32> {
+        if !self.heard {
+            return Ok(());
+        }
         let mut front = self.front;
         // A front that is gone is noticed by `Stop` as well: any failure will do.
         front.write_all(&[tag::HOOK, number(action.name())]).map_err(|_| 1)?;
@@ -59,6 +64,9 @@ impl Hooks for Ask<'_> {
     }
 
     fn query_ext_files(&mut self, _: i32) -> Result<Vec<String>, i32> {
+        if !self.heard {
+            return Ok(Vec::new());
+        }
         let mut front = self.front;
         front.write_all(&[tag::EXT_FILES]).map_err(|_| 1)?;
         match int(front).map_err(|_| 1)? {
@@ -123,7 +131,9 @@ pub(crate) fn run(
         worker::block_sigchld();
         // The machine may be short of memory for what we write: not our end, if it lets us.
         let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
-        let result = work(request, &mut Ask { front: &back, progress: hooks.progress() }, stop);
+        let heard = hooks.anybody();
+        let mut ask = Ask { front: &back, progress: hooks.progress(), heard };
+        let result = work(request, &mut ask, stop);
         i32::from(report(&back, &result).is_err())
     })?;
     drop(back);

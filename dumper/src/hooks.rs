@@ -39,6 +39,11 @@ pub trait Hooks {
         Ok(Vec::new())
     }
 
+    /// Whether there is anybody to be told or asked: if not, a frozen tree is spared the time.
+    fn anybody(&self) -> bool {
+        true
+    }
+
     /// Who wants to know how much memory is written. Asked once, before it is.
     fn progress(&self) -> &dyn Progress {
         &NoHooks

@@ -4,8 +4,7 @@
 //! dies, the code ends with `rt_sigreturn` into it and the thread goes on with its own work.
 
 use crate::tracee::Saved;
-use std::sync::OnceLock;
-use sys::cpuid::cpuid;
+use sys::cpuid::xsave_component;
 use sys::ptrace::Regs;
 
 /// `-ERESTARTSYS`, `-ERESTARTNOINTR`, `-ERESTARTNOHAND`: the call is made again.
@@ -58,25 +57,13 @@ fn word(area: &[u8], at: usize) -> u64 {
 /// Size of the xsave area in a signal frame: without AMX tile data unless the thread has some.
 /// A larger one is not refused by the kernel: it then drops everything but x87 and SSE.
 pub fn xstate_size(area: &[u8]) -> usize {
-    static ENDS: OnceLock<Vec<usize>> = OnceLock::new();
-    let ends = ENDS.get_or_init(|| (0..63).map(component_end).collect());
     let mut features = word(area, XFEATURES);
     if word(area, XSTATE_BV) & TILE_DATA == 0 {
         features &= !TILE_DATA;
     }
-    let used = ends.iter().enumerate().filter(|(i, _)| features >> i & 1 == 1);
-    used.map(|(_, &end)| end).max().unwrap_or(0).max(MIN_XSTATE)
-}
-
-/// Where xsave component `i` ends in the standard layout; 0 for what has no place there.
-fn component_end(i: u32) -> usize {
-    // 0 and 1 (x87, SSE) are the legacy area; leaf 0xd tells size, offset and (bit 0 of ecx)
-    // whether only the kernel uses it.
-    if i < 2 {
-        return 0;
-    }
-    let [size, offset, supervisor, _] = cpuid(0xd, i);
-    if supervisor & 1 != 0 { 0 } else { (offset + size) as usize }
+    let used = (2..63).filter(|i| features >> i & 1 == 1);
+    let ends = used.filter_map(xsave_component).map(|(offset, len)| offset + len);
+    ends.max().unwrap_or(0).max(MIN_XSTATE)
 }
 
 /// Offset of the xsave area in the frame; the frame starts at a multiple of 64.

@@ -2,7 +2,7 @@
 
 use super::error::{Error, Why, call, text};
 use super::reg_file::Path;
-use super::{FileTable, MappedFile, ident, parse};
+use super::{FileTable, MappedFile, ident};
 use crate::tree::Task;
 use images::proto::{FownEntry, FsEntry};
 use nix::fcntl::{OFlag, open};
@@ -33,8 +33,7 @@ impl FileTable {
     fn directory(&mut self, pid: i32, name: &str) -> Result<u32, Why> {
         let own = open_link(pid, name)?;
         let stat = call(|| "fstat".into(), fstat(own.as_fd()))?;
-        let (link, text) = ident::own_texts(own.as_fd())?;
-        let info = parse::Fdinfo::parse(&text).ok_or_else(|| Why::field("mnt_id"))?;
+        let (link, mnt_id) = ident::own_place(own.as_fd())?;
         let id = self.next_id();
         self.path_entry(&Path {
             id,
@@ -44,7 +43,7 @@ impl FileTable {
             stat: &stat,
             flags: 0,
             pos: 0,
-            mnt_id: info.mnt_id,
+            mnt_id,
             fown: FownEntry::default(),
         })?;
         Ok(id)

@@ -1,15 +1,13 @@
 //! The walk over all descriptor tables, and which descriptors share one description.
 
+use super::ahead::{Ahead, Shown, Table};
 use super::error::{Error, Why, call, text};
 use super::file_lock::Held;
 use super::parse::{Fdinfo, LockKind, file_locks};
 use crate::tree::Tree;
-use nix::fcntl::{OFlag, openat, readlinkat};
-use nix::sys::stat::Mode;
 use std::cmp::Ordering;
 use std::collections::HashMap;
-use std::io::Read;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use sys::fd::{Kcmp, kcmp};
 
@@ -92,9 +90,6 @@ pub(crate) struct Walk {
     pub(crate) sockets: HashMap<u64, usize>,
     /// Descriptions that look alike, in the kernel's order for kcmp.
     alike: HashMap<Looks, Vec<usize>>,
-    /// The description that a number had in the last table that had it: forked tasks have most
-    /// of theirs in common.
-    by_num: HashMap<RawFd, usize>,
     /// File locks, by every descriptor that shows them.
     pub(crate) locks: Vec<Held>,
     /// Positions by inode, for targets of epolls.
@@ -102,7 +97,7 @@ pub(crate) struct Walk {
 }
 
 impl Walk {
-    pub(crate) fn new(tree: &Tree) -> Result<Self, Error> {
+    pub(crate) fn new(tree: &Tree, ahead: Ahead) -> Result<Self, Error> {
         let mut walk = Self::default();
         for task in &tree.tasks {
             walk.virtual_tids.insert(task.pid, task.vpid);
@@ -110,10 +105,8 @@ impl Walk {
                 walk.virtual_tids.insert(t.tid, t.vtid);
             }
         }
-        for task in tree.alive() {
-            if !walk.tables.contains_key(&task.files_id) {
-                walk.table(task.pid, task.vpid, task.files_id)?;
-            }
+        for (table, shown) in ahead.finish()? {
+            walk.table(&table, shown)?;
         }
         Ok(walk)
     }
@@ -123,50 +116,23 @@ impl Walk {
         self.descs.iter().find(|d| d.info.locks)
     }
 
-    fn table(&mut self, pid: i32, vpid: i32, files_id: u32) -> Result<(), Error> {
-        let failed = |why| Error::Task { pid, why };
-        let proc_error = |e: crate::proc::Error| failed(Why::Text(e.to_string()));
-        let mut numbers = crate::proc::numbers(&format!("/proc/{pid}/fd")).map_err(proc_error)?;
-        numbers.sort_unstable();
-        let dirs = [format!("/proc/{pid}/fd"), format!("/proc/{pid}/fdinfo")];
-        let [links, infos] = dirs.map(|d| open_dir(&d));
-        let (links, infos) = (links.map_err(failed)?, infos.map_err(failed)?);
-        let mut fds = Vec::with_capacity(numbers.len());
-        let mut buf = Vec::with_capacity(4096);
-        for num in numbers {
-            let fd_error = |link: &[u8], why| Error::Fd { pid, fd: num, link: text(link), why };
-            let name = num.to_string();
-            if let Some(desc) = self.same_as_before(pid, num) {
-                let link = |walk: &Self| walk.descs[desc].link.clone();
-                read_at(&infos, &name, &mut buf).map_err(|why| fd_error(&link(self), why))?;
-                let info = Fdinfo::parse(&buf)
-                    .ok_or_else(|| fd_error(&link(self), Why::field("pos, flags, mnt_id")))?;
-                self.descs[desc].info.locks |= info.locks;
-                self.descs[desc].holders.push((vpid, pid, num));
-                let fd = Fd { num, cloexec: info.cloexec, desc };
-                self.note_locks(vpid, fd, &info, &buf);
-                fds.push(fd);
-                continue;
-            }
-            let link = call(
-                || format!("readlink(/proc/{pid}/fd/{num})"),
-                readlinkat(&links, name.as_str()),
-            )
-            .map_err(|why| fd_error(b"?", why))?
-            .into_vec();
-            read_at(&infos, &name, &mut buf).map_err(|why| fd_error(&link, why))?;
-            let info = Fdinfo::parse(&buf)
-                .ok_or_else(|| fd_error(&link, Why::field("pos, flags, mnt_id")))?;
-            let desc = self
-                .identify(pid, num, link, &buf, info)
-                .map_err(|(link, why)| fd_error(&link, why))?;
-            self.descs[desc].holders.push((vpid, pid, num));
-            self.by_num.insert(num, desc);
+    fn table(&mut self, table: &Table, shown: Vec<Shown>) -> Result<(), Error> {
+        let pid = table.pid;
+        let mut fds = Vec::with_capacity(shown.len());
+        for Shown { num, link, text: info_text, info } in shown {
+            let desc = match link {
+                None => self.inherited(table, num)?,
+                Some(link) => self
+                    .identify(pid, num, link, &info_text, info)
+                    .map_err(|(link, why)| Error::Fd { pid, fd: num, link: text(&link), why })?,
+            };
+            self.descs[desc].info.locks |= info.locks;
+            self.descs[desc].holders.push((table.vpid, pid, num));
             let fd = Fd { num, cloexec: info.cloexec, desc };
-            self.note_locks(vpid, fd, &info, &buf);
+            self.note_locks(table.vpid, fd, &info, &info_text);
             fds.push(fd);
         }
-        self.tables.insert(files_id, fds);
+        self.tables.insert(table.files_id, fds);
         Ok(())
     }
 
@@ -183,11 +149,15 @@ impl Walk {
         }
     }
 
-    /// The description that the last table had under this number, if this one has it too.
-    fn same_as_before(&self, pid: i32, fd: RawFd) -> Option<usize> {
-        let at = *self.by_num.get(&fd)?;
-        let (old, a, b) = (&self.descs[at], self.descs[at].fd as u64, fd as u64);
-        kcmp(old.pid, pid, Kcmp::File, a, b).ok().filter(|o| o.is_eq()).map(|_| at)
+    /// The description that the parent has under this number too.
+    fn inherited(&self, table: &Table, num: RawFd) -> Result<usize, Error> {
+        let parent = table.parent().and_then(|id| self.tables.get(&id));
+        let found = parent.and_then(|fds| {
+            let at = fds.binary_search_by_key(&num, |fd| fd.num).ok()?;
+            Some(fds[at].desc)
+        });
+        let why = || Why::Text("its parent's table changed under us".into());
+        found.ok_or_else(|| Error::Task { pid: table.pid, why: why() })
     }
 
     /// Position of the description of descriptor `fd` of `pid`, made when it is a new one.
@@ -244,50 +214,29 @@ impl Walk {
 
 /// Link and `fdinfo` of a descriptor of our own.
 pub(crate) fn own_texts(fd: BorrowedFd<'_>) -> Result<(Vec<u8>, Vec<u8>), Why> {
-    let num = fd.as_raw_fd();
-    let path = format!("/proc/self/fd/{num}");
-    let link = call(|| format!("readlink({path})"), nix::fcntl::readlink(path.as_str()))?;
-    let text = crate::proc::read(format!("/proc/self/fdinfo/{num}"))
+    let text = crate::proc::read(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))
         .map_err(|e| Why::Text(e.to_string()))?;
-    Ok((link.into_vec(), text))
+    Ok((own_link(fd)?, text))
+}
+
+/// Link and mount of a descriptor of our own.
+pub(crate) fn own_place(fd: BorrowedFd<'_>) -> Result<(Vec<u8>, i32), Why> {
+    let Some(mnt_id) = sys::file::mnt_id(fd) else {
+        let (link, text) = own_texts(fd)?;
+        let info = Fdinfo::parse(&text).ok_or_else(|| Why::field("mnt_id"))?;
+        return Ok((link, info.mnt_id));
+    };
+    Ok((own_link(fd)?, mnt_id))
+}
+
+fn own_link(fd: BorrowedFd<'_>) -> Result<Vec<u8>, Why> {
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let link = call(|| format!("readlink({path})"), nix::fcntl::readlink(path.as_str()))?;
+    Ok(link.into_vec())
 }
 
 /// The inode in `socket:[N]`.
 pub(crate) fn socket_ino(link: &[u8]) -> Option<u64> {
     let digits = link.strip_prefix(b"socket:[")?.strip_suffix(b"]")?;
     std::str::from_utf8(digits).ok()?.parse().ok()
-}
-
-fn open_dir(path: &str) -> Result<OwnedFd, Why> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    call(|| format!("open({path})"), nix::fcntl::open(path, flags, Mode::empty()))
-}
-
-fn read_at(dir: &OwnedFd, name: &str, buf: &mut Vec<u8>) -> Result<(), Why> {
-    let fd = call(
-        || format!("open(fdinfo/{name})"),
-        openat(dir, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()),
-    )?;
-    buf.clear();
-    let mut file = std::fs::File::from(fd);
-    // One read for all but epolls and inotifies with many targets.
-    buf.resize(4096, 0);
-    let mut len = 0;
-    loop {
-        if len == buf.len() {
-            buf.resize(len * 2, 0);
-        }
-        match file.read(&mut buf[len..]) {
-            Ok(n) => {
-                len += n;
-                // The kernel gives all there is, if it fits.
-                if len < buf.len() {
-                    break;
-                }
-            }
-            Err(e) => return Err(sys::Error::io(format!("read(fdinfo/{name})"), &e).into()),
-        }
-    }
-    buf.truncate(len);
-    Ok(())
 }

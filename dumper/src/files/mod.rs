@@ -8,6 +8,7 @@
 //! else a description or an inode is in use. What depends on having seen everything (peers of
 //! sockets, queues of terminals) waits for [`FileTable::finish`].
 
+mod ahead;
 pub mod error;
 mod eventfd;
 mod eventpoll;
@@ -42,6 +43,7 @@ mod tty;
 mod unix_sk;
 mod write;
 
+pub use ahead::Ahead;
 pub use error::Error as FilesError;
 pub use write::Finished;
 
@@ -130,9 +132,14 @@ pub(crate) struct Open<'a> {
 }
 
 impl FileTable {
-    /// Looks at every descriptor of `tree`.
-    pub fn new(request: &Request, tree: &Tree, ns: Rc<Namespaces>) -> Result<Self, Error> {
-        let walk = Walk::new(tree).map_err(Error::Files)?;
+    /// Looks at every descriptor of `tree`, which `ahead` reads.
+    pub fn new(
+        request: &Request,
+        tree: &Tree,
+        ahead: Ahead,
+        ns: Rc<Namespaces>,
+    ) -> Result<Self, Error> {
+        let walk = Walk::new(tree, ahead).map_err(Error::Files)?;
         let owners = tree
             .tasks
             .iter()

@@ -141,9 +141,8 @@ impl FileTable {
     pub(crate) fn mapped_file(&mut self, pid: i32, file: &MappedFile) -> Result<u32, Why> {
         let own = file.fd.as_fd();
         let stat = call(|| "fstat".into(), fstat(own))?;
-        let (link, text) = super::ident::own_texts(own)?;
-        let info = super::parse::Fdinfo::parse(&text).ok_or_else(|| Why::field("mnt_id"))?;
-        let key = (stat.st_dev, stat.st_ino, info.mnt_id);
+        let (link, mnt_id) = super::ident::own_place(own)?;
+        let key = (stat.st_dev, stat.st_ino, mnt_id);
         if let Some(&id) = self.regular.mapped.get(&key) {
             return Ok(id);
         }
@@ -157,7 +156,7 @@ impl FileTable {
             // The access mode stands in each VMA.
             flags: 0,
             pos: 0,
-            mnt_id: info.mnt_id,
+            mnt_id,
             fown: FownEntry::default(),
         })?;
         self.regular.mapped.insert(key, id);

@@ -1,6 +1,6 @@
 //! Collects the descriptors of real children.
 
-use super::{FileTable, Finished};
+use super::{Ahead, FileTable, Finished};
 use crate::proc::{Stat, Status};
 use crate::tree::{Inside, State, Task, Thread, Tree};
 use crate::{Error, Request};
@@ -67,7 +67,8 @@ fn try_dump(pids: &[i32], change: impl Fn(&mut Request)) -> Result<Dumped, Error
     let tasks = pids.iter().zip(1..).map(|(&pid, n)| task(pid, n)).collect();
     let tree = Tree { tasks };
     let ns = crate::ns::Namespaces::collect(&tree, &request)?;
-    let mut table = FileTable::new(&request, &tree, ns.into())?;
+    let ahead = Ahead::start(&tree).map_err(Error::Files)?;
+    let mut table = FileTable::new(&request, &tree, ahead, ns.into())?;
     let mut fds = Vec::new();
     for task in &tree.tasks {
         fds.push(table.collect_fds(task)?);

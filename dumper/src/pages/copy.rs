@@ -123,7 +123,7 @@ impl std::fmt::Debug for Control<'_> {
 pub fn copy(sources: &[Source<'_>], control: Control<'_>) -> Result<(), Error> {
     let pieces = pieces(sources, PIECE);
     let total: u64 = pieces.iter().map(|p| p.len as u64).sum();
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let cpus = sys::worker::cpus();
     let threads = cpus.min((total / WORTH_A_THREAD) as usize + 1);
     // proc_mem.force_override=ptrace: only the thread that traces a task reads what the task
     // itself may not.

@@ -12,6 +12,7 @@ use images::proto::{
 };
 use parasite::proc::{self, Status};
 use parasite::{Process, Restart};
+use std::sync::OnceLock;
 use sys::task as kernel;
 
 /// States as the images number them.
@@ -33,13 +34,21 @@ pub(crate) struct Common {
     /// Who labels tasks.
     pub lsm: Lsm,
     /// `sched_getaffinity` of a thread that was never restricted.
-    pub all_cpus: Vec<u8>,
+    pub all_cpus: &'static [u8],
     /// Ids as they are inside.
     pub maps: Maps,
 }
 
-/// What `sched_getaffinity` says for a thread that may run anywhere.
-pub(crate) fn all_cpus() -> Result<Vec<u8>, Error> {
+/// What `sched_getaffinity` says for a thread that may run anywhere; asked once.
+pub(crate) fn all_cpus() -> Result<&'static [u8], Error> {
+    static ALL: OnceLock<Vec<u8>> = OnceLock::new();
+    if ALL.get().is_none() {
+        let _ = ALL.set(possible_cpus()?);
+    }
+    Ok(ALL.get().map_or(&[], Vec::as_slice))
+}
+
+fn possible_cpus() -> Result<Vec<u8>, Error> {
     let path = "/sys/devices/system/cpu/possible";
     let text = std::fs::read_to_string(path).map_err(|e| Error::Sys(sys::Error::io(path, &e)))?;
     let mut mask = kernel::affinity(0)?;

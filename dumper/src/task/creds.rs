@@ -3,6 +3,7 @@
 use crate::ns::user::Maps;
 use images::proto::CredsEntry;
 use parasite::proc::{self, Status};
+use std::sync::OnceLock;
 
 /// The security module whose labels tasks carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,8 +17,13 @@ pub(crate) enum Lsm {
 }
 
 impl Lsm {
-    /// What this kernel runs.
+    /// What this kernel runs; looked for once.
     pub(crate) fn detect() -> Self {
+        static FOUND: OnceLock<Lsm> = OnceLock::new();
+        *FOUND.get_or_init(Self::look)
+    }
+
+    fn look() -> Self {
         let there = |path: &str| std::path::Path::new(path).exists();
         if there("/sys/fs/selinux/enforce") {
             Self::Selinux

@@ -6,8 +6,7 @@ use images::proto::{
     UserX86XsaveEntry,
 };
 use parasite::{Restart, Saved};
-use std::sync::OnceLock;
-use sys::cpuid::cpuid;
+use sys::cpuid::xsave_component;
 
 /// Bits of xsave components: AMX and everything newer, for which the images have no place.
 const KEPT: u64 = 0b10_1111_1111;
@@ -60,15 +59,7 @@ fn words<const N: usize>(area: &[u8], at: usize, len: usize) -> impl Iterator<It
 
 /// Place and length of component `index` in `area`, if the processor has it.
 fn component(area: &[u8], index: u32) -> Option<(usize, usize)> {
-    // Asked once: every CPUID is a visit to the hypervisor in a virtual machine.
-    static PLACES: OnceLock<[(usize, usize); 10]> = OnceLock::new();
-    let places = PLACES.get_or_init(|| {
-        std::array::from_fn(|i| {
-            let [len, offset, ..] = if i < 2 { [0; 4] } else { cpuid(0xd, i as u32) };
-            (offset as usize, len as usize)
-        })
-    });
-    let (offset, len) = *places.get(index as usize)?;
+    let (offset, len) = xsave_component(index)?;
     (len > 0 && offset + len <= area.len()).then_some((offset, len))
 }
 

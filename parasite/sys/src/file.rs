@@ -67,6 +67,18 @@ pub fn link_fd(fd: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &[u8]) -> Result<(
     check(ret.into(), || format!("linkat({raw}, \"\", {at}, {c:?}, AT_EMPTY_PATH)")).map(|_| ())
 }
 
+/// The mount that an open file was opened in (`STATX_MNT_ID`, Linux 5.8): the number of
+/// `mountinfo` and `fdinfo`. `None` where the kernel does not tell.
+pub fn mnt_id(fd: BorrowedFd<'_>) -> Option<i32> {
+    let raw = fd.as_raw_fd();
+    // SAFETY: all zero is a valid statx.
+    let mut stat: libc::statx = unsafe { std::mem::zeroed() };
+    let (path, flags) = (c"".as_ptr(), libc::AT_EMPTY_PATH);
+    // SAFETY: `path` is NUL-terminated, `stat` is a struct statx; both outlive the call.
+    let ret = unsafe { libc::statx(raw, path, flags, libc::STATX_MNT_ID, &mut stat) };
+    (ret == 0 && stat.stx_mask & libc::STATX_MNT_ID != 0).then_some(stat.stx_mnt_id as i32)
+}
+
 /// `timerfd_gettime(2)` for its effect only: the kernel counts the periods that have passed.
 pub fn timerfd_look(fd: BorrowedFd<'_>) -> Result<()> {
     let raw = fd.as_raw_fd();

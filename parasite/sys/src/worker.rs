@@ -2,6 +2,14 @@
 
 use crate::error::check;
 use crate::{Error, Result};
+use std::sync::OnceLock;
+
+/// How many threads can work at a time: what CPU affinity and control groups leave. Asked once,
+/// as it takes a dozen system calls; best before tasks are held.
+pub fn cpus() -> usize {
+    static CPUS: OnceLock<usize> = OnceLock::new();
+    *CPUS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
 
 /// Runs `work` in a child made by `fork(2)` and returns the child's pid. The child ends with
 /// `_exit` and the answer of `work`; it has copies of everything, and only this thread.

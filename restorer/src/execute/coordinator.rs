@@ -36,7 +36,7 @@ pub(crate) fn run(request: &Request, hooks: &mut dyn Hooks) -> Result<Restored, 
     let begun = Instant::now();
     let dir = Dir::open(&request.images_dir)?;
     let cp = Checkpoint::load(&dir)?;
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let cpus = sys::worker::cpus();
     let plan = Plan::new(&cp, amber(&cp)?, request, Facts::gather()?, &present()?, cpus)?;
     if plan.ns.pid.is_none() {
         pids::check(pids::wanted(&cp, &plan.tree), plan.facts.pid_max, pids::owner)?;

@@ -40,6 +40,21 @@ pub mod parse {
     pub use crate::mm::parse_auxv;
     pub use crate::mm::smaps::parse as smaps;
     pub use crate::pages::scan::pagemap;
+
+    /// `/proc/PID/timers`: whether it parses.
+    pub fn timers(text: &str) -> bool {
+        crate::task::timers::parse(text).is_some()
+    }
+
+    /// `/proc/PID/limits`: whether it parses.
+    pub fn limits(text: &str) -> bool {
+        crate::task::rlimits::parse(text).is_some()
+    }
+
+    /// `/proc/PID/cgroup`: how many groups.
+    pub fn cgroup(text: &str) -> usize {
+        crate::task::cgroup::members(text).len()
+    }
 }
 
 /// Why a dump failed. The tree runs on as before.

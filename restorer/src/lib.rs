@@ -16,6 +16,8 @@ mod error;
 mod execute;
 mod facts;
 pub mod files;
+#[doc(hidden)]
+pub mod fuzz;
 mod hooks;
 mod mm;
 mod ns;

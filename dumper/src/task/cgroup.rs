@@ -78,7 +78,7 @@ impl Sets {
 }
 
 /// Lines `ID:CONTROLLERS:PATH`.
-fn members(text: &str) -> Vec<CgMemberEntry> {
+pub(crate) fn members(text: &str) -> Vec<CgMemberEntry> {
     let lines = text.lines().filter_map(|l| {
         let (_, rest) = l.split_once(':')?;
         let (name, path) = rest.split_once(':')?;

@@ -50,7 +50,7 @@ const NAMES: [&str; COUNT as usize] = [
     "Max realtime timeout",
 ];
 
-fn parse(text: &str) -> Option<Vec<RlimitEntry>> {
+pub(crate) fn parse(text: &str) -> Option<Vec<RlimitEntry>> {
     let number = |word: &str| match word {
         "unlimited" => Some(u64::MAX),
         n => n.parse().ok(),

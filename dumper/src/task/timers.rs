@@ -131,7 +131,7 @@ pub(crate) fn posix_timers(pid: i32) -> Result<Vec<PosixTimer>, Error> {
     Ok(timers)
 }
 
-fn parse(text: &str) -> Option<Vec<PosixTimer>> {
+pub(crate) fn parse(text: &str) -> Option<Vec<PosixTimer>> {
     let mut out: Vec<PosixTimer> = Vec::new();
     for line in text.lines() {
         let (key, value) = line.split_once(':')?;

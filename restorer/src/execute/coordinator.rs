@@ -59,7 +59,7 @@ pub(crate) fn run(request: &Request, hooks: &mut dyn Hooks) -> Result<Restored, 
 }
 
 /// What CRIU's images have no room for.
-fn amber(cp: &Checkpoint) -> Result<BTreeMap<u32, AmberTaskEntry>, Error> {
+pub(crate) fn amber(cp: &Checkpoint) -> Result<BTreeMap<u32, AmberTaskEntry>, Error> {
     let mut all = BTreeMap::new();
     for task in cp.tasks.iter().filter(|t| t.live.is_some()) {
         let mut entry: Option<AmberTaskEntry> = cp.dir.read_opt(Image::Amber(task.pid))?;

@@ -7,7 +7,7 @@
 
 pub(crate) mod arena;
 mod cgroup;
-mod coordinator;
+pub(crate) mod coordinator;
 mod enter_blob;
 mod finish;
 mod fork;

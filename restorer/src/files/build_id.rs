@@ -9,7 +9,7 @@ const PT_NOTE: u32 = 4;
 const NT_GNU_BUILD_ID: u32 = 3;
 
 /// The note's bytes as words in memory order, as images have them; `None` without a note.
-pub(super) fn of(file: &File) -> Option<Vec<u32>> {
+pub(crate) fn of(file: &File) -> Option<Vec<u32>> {
     let mut head = [0u8; 64];
     file.read_exact_at(&mut head, 0).ok()?;
     if &head[..4] != b"\x7fELF" {

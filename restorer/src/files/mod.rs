@@ -14,7 +14,7 @@
 //! Files without a name are made under it, opened, and lose it again at once; whoever needs
 //! such a file opens it through `/proc/self/fd`. So nothing is left when a restore dies.
 
-mod build_id;
+pub(crate) mod build_id;
 mod eventfd;
 mod eventpoll;
 mod external;

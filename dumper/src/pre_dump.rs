@@ -3,8 +3,8 @@
 
 use crate::dump::{deadline, dedup_parents, micros};
 use crate::hooks::Hooks;
-use crate::pages::Control;
 use crate::pages::dirty::Dirty;
+use crate::pages::{Control, Lost};
 use crate::stop::Stop;
 use crate::tree::{self, Tree};
 use crate::{Error, Request, Stats, inventory, mm, pages};
@@ -29,7 +29,9 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
     stats.frozen_time = micros(still.elapsed());
     let control = Control { stop, progress: hooks.progress() };
     let begun = Instant::now();
-    pages::dump(&mms, &[], &dir, control, &mut stats)?;
+    let lost = Lost::default();
+    pages::dump_live(&mms, &lost, &dir, control, &mut stats)?;
+    dirty.written(&lost.ranges());
     stats.memdump_time = micros(begun.elapsed());
     stop.check()?;
     let run_id = inventory::write_pre_dump(&dir, request)?;

@@ -12,6 +12,7 @@ mod eventpoll;
 mod fdinfo;
 mod file_lock;
 mod fsnotify;
+mod incremental;
 mod inet_sk;
 mod memfd;
 mod memory;

@@ -83,8 +83,6 @@ pub struct Mm {
     pub extras: Vec<AmberVmaEntry>,
     /// Which pages are saved.
     pub pages: Selection,
-    /// The task runs on while they are: what goes away meanwhile reads as zeroes.
-    pub live: bool,
 }
 
 impl Mm {
@@ -143,7 +141,7 @@ impl Collector {
     /// VMAs and pages of `task`, for a pre-dump: it will run when they are saved.
     pub fn pages(&mut self, task: &Task, since: &Since<'_>) -> Result<Mm, crate::Error> {
         let mut mm = self.vmas(task.pid, &mut backing::Unnamed, since)?;
-        (mm.vpid, mm.live) = (task.vpid, true);
+        mm.vpid = task.vpid;
         Ok(mm)
     }
 

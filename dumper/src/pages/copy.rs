@@ -33,8 +33,8 @@ pub enum Origin<'a> {
         pid: i32,
         /// `/proc/PID/mem`, opened when needed.
         mem: OnceLock<File>,
-        /// It runs: pages that are gone meanwhile read as zeroes.
-        live: bool,
+        /// It runs: pages that cannot be read, as they are gone meanwhile, are zeroes and go here.
+        lost: Option<&'a Lost>,
     },
     /// A file: shared memory.
     File(&'a File),
@@ -264,7 +264,9 @@ fn read(
             runs.next();
         }
         match &source.origin {
-            Origin::Task { pid, live: true, .. } => read_live(*pid, spans, now)?,
+            Origin::Task { pid, mem, lost: Some(lost) } => {
+                read_live(*pid, mem, spans, now, lost)?;
+            }
             Origin::Task { pid, mem, .. } if readable => read_task(*pid, mem, spans, now)?,
             Origin::Task { pid, mem, .. } => {
                 let mut now = now;
@@ -314,27 +316,53 @@ fn read_task(
     }
 }
 
-/// What a running task has of it. What is gone, or the whole task, is of no use to anybody: such
-/// pages are in no later image.
-fn read_live(pid: i32, spans: &mut [Span], mut buf: &mut [u8]) -> Result<(), Error> {
+/// Pages of running tasks that could not be read: pid, first address, address behind.
+#[derive(Debug, Default)]
+pub struct Lost(Mutex<Vec<(i32, u64, u64)>>);
+
+impl Lost {
+    fn add(&self, pid: i32, start: u64, end: u64) {
+        let mut all = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match all.last_mut() {
+            Some(last) if (last.0, last.2) == (pid, start) => last.2 = end,
+            _ => all.push((pid, start, end)),
+        }
+    }
+
+    /// All of them.
+    pub fn ranges(self) -> Vec<(i32, u64, u64)> {
+        self.0.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// What a running task has of it.
+fn read_live(
+    pid: i32,
+    mem: &OnceLock<File>,
+    spans: &mut [Span],
+    mut buf: &mut [u8],
+    lost: &Lost,
+) -> Result<(), Error> {
     let mut spans = spans;
     while !buf.is_empty() {
-        let got = match vm::read_spans(pid, spans, buf) {
+        let mut got = match vm::read_spans(pid, spans, buf) {
             Ok(n) => n,
-            Err(e) if e.errno() == libc::EFAULT => 0,
-            Err(e) if matches!(e.errno(), libc::ESRCH | libc::EPERM) => {
-                buf.fill(0);
-                return Ok(());
-            }
+            Err(e) if matches!(e.errno(), libc::EFAULT | libc::ESRCH | libc::EPERM) => 0,
             Err(e) => return Err(e.into()),
         };
-        // Nothing at all: one page is left out.
-        let skip = if got == 0 { PAGE_SIZE as usize } else { got };
         if got == 0 {
-            buf[..skip].fill(0);
+            // It may just be protected from reading.
+            let (one, _) = buf.split_at_mut(spans[0].len as usize);
+            got = mem_file(pid, mem).and_then(|f| f.read_at(one, spans[0].addr)).unwrap_or(0);
+            got -= got % PAGE_SIZE as usize;
         }
-        buf = &mut buf[skip..];
-        let mut done = skip as u64;
+        if got == 0 {
+            got = PAGE_SIZE as usize;
+            buf[..got].fill(0);
+            lost.add(pid, spans[0].addr, spans[0].addr + PAGE_SIZE);
+        }
+        buf = &mut buf[got..];
+        let mut done = got as u64;
         while done > 0 {
             let step = done.min(spans[0].len);
             advance(&mut spans, step);
@@ -356,15 +384,16 @@ fn advance(spans: &mut &mut [Span], len: u64) {
 }
 
 fn read_mem(pid: i32, mem: &OnceLock<File>, addr: u64, buf: &mut [u8]) -> Result<(), Error> {
-    let failed = |source| Error::Unreadable { pid, addr, source };
-    let file = match mem.get() {
-        Some(file) => file,
-        None => {
-            let file = File::open(format!("/proc/{pid}/mem")).map_err(failed)?;
-            mem.get_or_init(|| file)
-        }
-    };
-    file.read_exact_at(buf, addr).map_err(failed)
+    let read = mem_file(pid, mem).and_then(|file| file.read_exact_at(buf, addr));
+    read.map_err(|source| Error::Unreadable { pid, addr, source })
+}
+
+fn mem_file(pid: i32, mem: &OnceLock<File>) -> std::io::Result<&File> {
+    if let Some(file) = mem.get() {
+        return Ok(file);
+    }
+    let file = File::open(format!("/proc/{pid}/mem"))?;
+    Ok(mem.get_or_init(|| file))
 }
 
 fn read_file(file: &File, name: &str, spans: &[Span], mut buf: &mut [u8]) -> Result<(), Error> {

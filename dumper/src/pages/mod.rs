@@ -8,7 +8,7 @@ pub mod scan;
 pub mod select;
 mod shmem;
 
-pub use copy::Control;
+pub use copy::{Control, Lost};
 pub use shmem::Shmem;
 
 use crate::Stats;
@@ -76,6 +76,20 @@ pub fn dump(
     dump_to(&images, mms, shmems, control, stats)
 }
 
+/// Writes the pages of tasks that run on meanwhile; those that are gone are `lost`.
+pub fn dump_live(
+    mms: &[Mm],
+    lost: &Lost,
+    dir: &Dir,
+    control: Control<'_>,
+    stats: &mut Stats,
+) -> Result<(), Error> {
+    let images = PageImages::new(dir.clone());
+    let mut work = Work { images: &images, control, stats, sources: Vec::new() };
+    mms.iter().try_for_each(|mm| work.add_task(mm, Some(lost)))?;
+    work.flush()
+}
+
 /// As [`dump`], into `images`.
 pub fn dump_to(
     images: &PageImages,
@@ -91,15 +105,7 @@ pub fn dump_to(
         *work.stats.shpages_scanned.get_or_insert(0) += pages;
         *work.stats.shpages_written.get_or_insert(0) += pages;
     }
-    for mm in mms {
-        let origin = Origin::Task { pid: mm.pid, mem: OnceLock::new(), live: mm.live };
-        let set = PageSet::Task(mm.vpid as u32);
-        let pages = work.add(set, origin, &mm.pages.runs, &mm.pages.parent)?;
-        work.stats.pages_scanned += mm.mapped_pages();
-        work.stats.pages_written += pages;
-        let in_parent = mm.pages.parent.iter().map(|(start, end)| (end - start) / PAGE_SIZE);
-        work.stats.pages_skipped_parent += in_parent.sum::<u64>();
-    }
+    mms.iter().try_for_each(|mm| work.add_task(mm, None))?;
     work.flush()
 }
 
@@ -115,6 +121,17 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
+    fn add_task(&mut self, mm: &'a Mm, lost: Option<&'a Lost>) -> Result<(), Error> {
+        let origin = Origin::Task { pid: mm.pid, mem: OnceLock::new(), lost };
+        let set = PageSet::Task(mm.vpid as u32);
+        let pages = self.add(set, origin, &mm.pages.runs, &mm.pages.parent)?;
+        self.stats.pages_scanned += mm.mapped_pages();
+        self.stats.pages_written += pages;
+        let in_parent = mm.pages.parent.iter().map(|(start, end)| (end - start) / PAGE_SIZE);
+        self.stats.pages_skipped_parent += in_parent.sum::<u64>();
+        Ok(())
+    }
+
     /// Writes the pagemap of `set` and plans the way of its contents; returns the number of
     /// pages. What is `in_parent` has no contents here.
     fn add(

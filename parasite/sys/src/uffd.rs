@@ -51,14 +51,20 @@ pub fn register(fd: BorrowedFd<'_>, start: u64, end: u64) -> Result<()> {
     check(ret.into(), || format!("ioctl({raw}, UFFDIO_REGISTER, {start:#x}-{end:#x})")).map(|_| ())
 }
 
+/// `UFFDIO_WRITEPROTECT` taken off: the pages count as written. `ENOENT`: a part of the range is
+/// not registered; `ESRCH`: the address space is gone.
+pub fn unprotect(fd: BorrowedFd<'_>, start: u64, end: u64) -> Result<()> {
+    let raw = fd.as_raw_fd();
+    let mut arg = [start, end - start, 0];
+    // SAFETY: UFFDIO_WRITEPROTECT reads a struct uffdio_writeprotect (three u64).
+    let ret = unsafe { libc::ioctl(raw, UFFDIO_WRITEPROTECT as libc::Ioctl, arg.as_mut_ptr()) };
+    check(ret.into(), || format!("ioctl({raw}, UFFDIO_WRITEPROTECT, {start:#x}-{end:#x}, off)"))
+        .map(|_| ())
+}
+
 /// Whether the address space in which the descriptor was made still exists.
 pub fn is_alive(fd: BorrowedFd<'_>) -> bool {
-    // The last page but one that a program can have. Should it be protected, it counts as
-    // written from now on.
-    let mut arg = [0x7fff_ffff_d000_u64, 4096, 0];
-    // SAFETY: UFFDIO_WRITEPROTECT reads a struct uffdio_writeprotect (three u64).
-    let ret = unsafe {
-        libc::ioctl(fd.as_raw_fd(), UFFDIO_WRITEPROTECT as libc::Ioctl, arg.as_mut_ptr())
-    };
-    !matches!(check(ret.into(), || "ioctl(UFFDIO_WRITEPROTECT)".into()), Err(e) if e.errno() == libc::ESRCH)
+    // The last page but one that a program can have: should it be watched, nothing is lost.
+    let last = 0x7fff_ffff_d000;
+    !matches!(unprotect(fd, last, last + 4096), Err(e) if e.errno() == libc::ESRCH)
 }

@@ -2,7 +2,7 @@ use super::*;
 
 fn source(runs: &[Run]) -> Source<'_> {
     Source {
-        origin: Origin::Task { pid: 0, mem: OnceLock::new(), live: false },
+        origin: Origin::Task { pid: 0, mem: OnceLock::new(), lost: None },
         runs,
         image: Arc::new(File::open("/dev/null").unwrap()),
         name: "pages-1.img".into(),
@@ -45,7 +45,7 @@ fn a_full_disk_is_told_with_the_name_of_the_image() {
     let runs = [Run { start, pages: 1, lazy: false, readable: true }];
     let full = File::options().write(true).open("/dev/full").unwrap();
     let sources = [Source {
-        origin: Origin::Task { pid: std::process::id() as i32, mem: OnceLock::new(), live: false },
+        origin: Origin::Task { pid: std::process::id() as i32, mem: OnceLock::new(), lost: None },
         image: Arc::new(full),
         ..source(&runs)
     }];
@@ -77,7 +77,7 @@ fn only_long_stretches_of_zeros_become_holes() {
 fn what_process_vm_readv_does_not_read_is_read_otherwise() {
     use crate::mm::tests::{Subject, at};
     let subject = Subject::start(&["kinds"]);
-    let origin = || Origin::Task { pid: subject.pid(), mem: OnceLock::new(), live: false };
+    let origin = || Origin::Task { pid: subject.pid(), mem: OnceLock::new(), lost: None };
     let run = |start, pages| Run { start, pages, lazy: false, readable: true };
     let image = Arc::new(tempfile::tempfile().unwrap());
     let control = Control { stop: Stop::watching_parent(), progress: &crate::NoHooks };

@@ -171,6 +171,19 @@ impl Dirty {
         }
     }
 
+    /// These pages (pid, first address, address behind) are not as the images have them: they
+    /// count as written. Most are gone, and nobody will ask.
+    pub fn written(&mut self, pages: &[(i32, u64, u64)]) {
+        for (pid, start, end) in pages {
+            let Some((&id, fd)) = self.known.iter().find(|(id, _)| id.0 == *pid) else { continue };
+            match fd {
+                Some(fd) => task::unprotect(fd, *start, *end),
+                // There is no such bit for one page.
+                None => drop(self.kept.remove(&id)),
+            }
+        }
+    }
+
     /// The images of `generation` are complete: what is known is relative to them.
     pub fn keep(mut self, generation: &str) {
         let (Some(_), Some(holder)) = (self.way, &self.holder) else { return };

@@ -4,6 +4,7 @@ use super::probe::{FEATURES, WP_MATCHING};
 use crate::mm::kind::Content;
 use crate::pages::Error;
 use crate::pages::select::Area;
+use images::pages::PAGE_SIZE;
 use parasite::{Infected, Process, Script};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -142,6 +143,15 @@ fn protect(pid: i32, areas: &[Area]) -> Result<(), Error> {
 /// The task whose memory a userfaultfd is of still has that memory.
 pub(super) fn is_alive(fd: &OwnedFd) -> bool {
     uffd::is_alive(fd.as_fd())
+}
+
+/// Makes pages count as written, as far as they are there and watched.
+pub(super) fn unprotect(fd: &OwnedFd, start: u64, end: u64) {
+    if uffd::unprotect(fd.as_fd(), start, end).is_err() {
+        for page in (start..end).step_by(PAGE_SIZE as usize) {
+            let _ = uffd::unprotect(fd.as_fd(), page, page + PAGE_SIZE);
+        }
+    }
 }
 
 /// Has `process` make a userfaultfd, takes it, and leaves none behind.

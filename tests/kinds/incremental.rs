@@ -126,8 +126,8 @@ fn what_did_not_change_is_left_to_the_parent() {
     chain.dump(Some(1), &[]);
     let sizes = [chain.size(0), chain.size(1), chain.size(2)];
     assert!(sizes[0] > 50 * MIB && sizes[1] < MIB && sizes[2] < MIB, "{sizes:?}");
-    let stock = Criu::stock();
-    chain.restore_last(stock.as_ref().unwrap_or(&Criu::ours()), &[]);
+    let by = Criu::stock().unwrap_or_else(Criu::ours);
+    chain.restore_last(&by, &[]);
 }
 
 #[test]
@@ -168,8 +168,8 @@ fn a_dump_after_a_pre_dump_needs_not_be_told_of_it() {
     chain.pre_dump(None, &[]);
     chain.dump(None, &[]);
     assert!(chain.size(1) > 50 * MIB);
-    let stock = Criu::stock();
-    chain.restore_last(stock.as_ref().unwrap_or(&Criu::ours()), &[]);
+    let by = Criu::stock().unwrap_or_else(Criu::ours);
+    chain.restore_last(&by, &[]);
 }
 
 #[test]

@@ -3,7 +3,8 @@
 //
 // Runs a program in namespaces of its own: KINDS is a list of pid, uts, ipc, net, mnt, user, time,
 // cgroup. With pid, an init is process 1 and the program its child; the init ends when its last
-// child has. DIR/root.pid is the root of the tree, in the pid namespace we come from.
+// child has. With mnt, DIR/root (a bind mount of /, made by the harness) becomes the root, with
+// DIR/dev as its /dev, and proc, devpts and a tmpfs of its own. DIR/root.pid is the root of the tree, in the pid namespace we come from.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -16,6 +17,7 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -62,6 +64,39 @@ static void up(void)
 
 static int flags;
 
+static void mount_in_root(const char *from, const char *at, const char *type, int how,
+			  const char *options)
+{
+	char path[4096];
+	snprintf(path, sizeof(path), "%s/root/%s", dir, at);
+	if (mount(from, path, type, how, options) < 0)
+		die(path);
+}
+
+static void new_root(void)
+{
+	char path[4096];
+	DO(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL));
+	// Once more: in a user namespace what comes from outside is locked.
+	snprintf(path, sizeof(path), "%s/root", dir);
+	DO(mount(path, path, NULL, MS_BIND, NULL));
+	snprintf(path, sizeof(path), "%s/dev", dir);
+	mount_in_root(path, "dev", NULL, MS_BIND, NULL);
+	mount_in_root("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+	mount_in_root("devpts", "dev/pts", "devpts", MS_NOSUID | MS_NOEXEC,
+		      "newinstance,ptmxmode=0666,mode=620");
+	mount_in_root("shm", "dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, NULL);
+	snprintf(path, sizeof(path), "%s/root", dir);
+	DO(chdir(path));
+	DO(syscall(SYS_pivot_root, ".", "."));
+	DO(umount2(".", MNT_DETACH));
+	DO(chdir(dir));
+	for (int fd = 0; fd < 3; fd++) {
+		close(fd);
+		DO(open("/dev/null", O_RDWR));
+	}
+}
+
 // What has to be done by a process that is in all of the namespaces.
 static void fill(void)
 {
@@ -75,6 +110,8 @@ static void fill(void)
 	}
 	if (flags & CLONE_NEWNET)
 		up();
+	if (flags & CLONE_NEWNS)
+		new_root();
 }
 
 // Process 1: the program's parent once its launcher is gone.
@@ -106,6 +143,10 @@ int main(int argc, char **argv)
 	} kinds[] = { { "pid", CLONE_NEWPID },   { "uts", CLONE_NEWUTS },	{ "ipc", CLONE_NEWIPC },
 		      { "net", CLONE_NEWNET },   { "mnt", CLONE_NEWNS },	{ "user", CLONE_NEWUSER },
 		      { "time", CLONE_NEWTIME }, { "cgroup", CLONE_NEWCGROUP } };
+	if (argc > 2 && !strcmp(argv[1], "--init")) {
+		dir = argv[2];
+		init(argv + 3);
+	}
 	if (argc < 4)
 		return 2;
 	dir = argv[1];
@@ -158,7 +199,10 @@ int main(int argc, char **argv)
 	DO(one);
 	if (one == 0) {
 		fill();
-		init(argv + 3);
+		// Anew, so that nothing is mapped or open of the mounts that are gone.
+		argv[2] = argv[1], argv[1] = "--init";
+		execv(argv[0], argv);
+		die(argv[0]);
 	}
 	snprintf(text, sizeof(text), "%d", one);
 	put(path, text);

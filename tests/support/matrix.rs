@@ -250,7 +250,7 @@ impl Subject {
         sandbox: &Sandbox,
         direction: &Direction,
     ) -> Result<Outcome, String> {
-        let pid = match self.start(sandbox)? {
+        let mut pid = match self.start(sandbox)? {
             Started::Ready(pid) => pid,
             Started::Skipped(why) => return Ok(Outcome::Skipped(why)),
         };
@@ -270,7 +270,20 @@ impl Subject {
             if lines.len() != 1 {
                 return Err(format!("the subject noticed dump {round}: {lines:?}"));
             }
-            restore(sandbox, &direction.restore, &images, &self.restore_args)?;
+            if self.flavour.is_none() {
+                restore(sandbox, &direction.restore, &images, &self.restore_args)?;
+                continue;
+            }
+            // In its own pid namespace the root has another number outside each time.
+            let pidfile = sandbox.path(&format!("root.pid.{round}"));
+            let mut args = vec!["--pidfile", pidfile.to_str().expect("utf-8")];
+            args.extend(&self.restore_args);
+            let root = sandbox.path("root");
+            if root.exists() {
+                args.extend(["--root", root.to_str().expect("utf-8")]);
+            }
+            restore(sandbox, &direction.restore, &images, &args)?;
+            pid = std::fs::read_to_string(&pidfile).map_err(|e| format!("pidfile: {e}"))?;
         }
         sandbox.go();
         let logs = || tail(&images.join("dump.log"), 15) + &tail(&images.join("restore.log"), 15);

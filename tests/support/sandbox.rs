@@ -164,8 +164,26 @@ impl Sandbox {
     }
 
     /// The same in further namespaces of its own: `kinds` is a list of `pid`, `uts`, `ipc`, `net`,
-    /// `mnt`, `user`, `time`, `cgroup`, with commas. With `pid` an init is the root of the tree.
+    /// `mnt`, `user`, `time`, `cgroup`, with commas; `ns` and `uns` are those of a container,
+    /// without and with a user namespace. With `pid` an init is the root of the tree; what `mnt`
+    /// makes is restored with `--root DIR/root`.
     pub fn start_in(&self, kinds: &str, program: &Path, args: &[&str]) {
+        let kinds = match kinds {
+            "ns" => "pid,mnt,net,uts,ipc",
+            "uns" => "user,pid,mnt,net,uts,ipc",
+            kinds => kinds,
+        };
+        if kinds.split(',').any(|kind| kind == "mnt") {
+            self.shell(
+                "mkdir root dev dev/pts dev/shm; mount --bind / root
+                ln -s pts/ptmx dev/ptmx
+                for fd in stdin:0 stdout:1 stderr:2; do ln -s /proc/self/fd/${fd#*:} dev/${fd%:*}; done
+                ln -s /proc/self/fd dev/fd
+                mknod -m 666 dev/null c 1 3; mknod -m 666 dev/zero c 1 5; mknod -m 666 dev/full c 1 7
+                mknod -m 666 dev/random c 1 8; mknod -m 666 dev/urandom c 1 9
+                mknod -m 666 dev/tty c 5 0; mknod -m 600 dev/console c 5 1",
+            );
+        }
         let (dir, program) = (self.dir().to_str().expect("utf-8"), program.to_str());
         let mut all = vec![dir, kinds, program.expect("utf-8")];
         all.extend(args);

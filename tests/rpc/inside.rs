@@ -488,3 +488,72 @@ fn the_console_of_a_container() {
         heard.extend(&buf[..n]);
     }
 }
+
+/// Both ends of what the subject shares with us.
+struct Shared {
+    to: std::os::fd::OwnedFd,
+    from: std::os::fd::OwnedFd,
+    both: std::os::unix::net::UnixStream,
+}
+
+/// Gives a command its halves as standard descriptors.
+fn share(command: &mut std::process::Command) -> Shared {
+    let cloexec = nix::fcntl::OFlag::O_CLOEXEC;
+    let (input, to) = nix::unistd::pipe2(cloexec).expect("pipe");
+    let (from, output) = nix::unistd::pipe2(cloexec).expect("pipe");
+    let (both, theirs) = std::os::unix::net::UnixStream::pair().expect("socketpair");
+    command.stdin(input).stdout(output).stderr(std::os::fd::OwnedFd::from(theirs));
+    Shared { to, from, both }
+}
+
+#[test]
+#[ignore = "the client's half"]
+fn standard_descriptors_of_an_engine() {
+    use std::io::{Read, Write};
+    let program = std::env::var_os(crate::INHERITED).expect("subject");
+    let line = r#"for fd in /proc/$$/fd/*; do fd=${fd##*/}; [ "$fd" -lt 3 ] || eval "exec $fd>&-"; done
+        exec setsid --fork "$@""#;
+    let mut command = std::process::Command::new("bash");
+    command.args(["-c", line, "bash"]).arg(program).arg(dir());
+    let old = share(&mut command);
+    let mut shell = command.spawn().expect("bash");
+    drop(command);
+    shell.wait().expect("bash ends");
+    let said = loop {
+        let text = fs::read_to_string(dir().join("state")).unwrap_or_default();
+        if text.lines().count() == 4 {
+            break text;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    };
+    let numbers: Vec<u32> =
+        said.lines().map(|l| l.split(' ').nth(1).expect("word").parse().expect("number")).collect();
+    let [pid, input, output, both] = numbers[..] else { panic!("{said}") };
+    let images = Images::open();
+    let opts = CriuOpts {
+        pid: Some(pid.cast_signed()),
+        external: vec![format!("unix[{both}]")],
+        ..images.opts("dump.log")
+    };
+    let client = Client::start();
+    ok(&client.ask(&request(CriuReqType::Dump, opts)), CriuReqType::Dump);
+    drop(client);
+    drop(old);
+    let mut new = None;
+    let client = Client::start_with(|command| new = Some(share(command)));
+    let restore = with(images.restore(), |o| {
+        let keys =
+            [format!("pipe:[{input}]"), format!("pipe:[{output}]"), format!("socket:[{both}]")];
+        o.inherit_fd = keys.into_iter().zip(0..).map(|(key, fd)| InheritFd { key, fd }).collect();
+    });
+    ok(&client.ask(&restore), CriuReqType::Restore);
+    client.end();
+    let Shared { to, from, mut both } = new.expect("started");
+    nix::unistd::write(&to, b"hello\n").expect("write");
+    let mut buf = [0u8; 6];
+    assert_eq!(nix::unistd::read(&from, &mut buf), Ok(6));
+    assert_eq!(&buf, b"hello\n");
+    both.write_all(b"again\n").expect("write");
+    both.read_exact(&mut buf).expect("read");
+    assert_eq!(&buf, b"again\n");
+}

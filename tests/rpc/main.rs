@@ -18,6 +18,7 @@ const DIR: &str = "AMBER_RPC_DIR";
 const CRIU: &str = "AMBER_RPC_CRIU";
 const PID: &str = "AMBER_RPC_PID";
 const CONSOLE: &str = "AMBER_RPC_CONSOLE";
+const INHERITED: &str = "AMBER_RPC_INHERITED";
 
 /// How a client's half ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -47,6 +48,7 @@ fn run(criu: &Criu, name: &str, what: Subject) {
         .env(CRIU, &criu.path)
         .env(PID, pid)
         .env(CONSOLE, subject("console"))
+        .env(INHERITED, subject("inherited"))
         .env("RUST_BACKTRACE", "0")
         .env_remove("CRIU_CONFIG_FILE");
     let ended = sandbox.wait(command.spawn().expect("nsenter"), LIMIT);
@@ -117,6 +119,7 @@ tests! {
     ours restored_tasks_do_not_have_our_descriptors Alive;
     alike a_program_follows_the_restore Alive;
     alike the_console_of_a_container None;
+    alike standard_descriptors_of_an_engine None;
 }
 
 #[test]

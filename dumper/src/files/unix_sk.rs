@@ -19,6 +19,8 @@ const ESTABLISHED: u8 = 1;
 const LISTEN: u8 = 10;
 /// `uflags`: a name outside the tree, no socket of it.
 const USK_EXTERN: u32 = 1;
+/// A descriptor given at restore: `--inherit-fd fd[N]:socket:[INODE]`.
+const USK_INHERIT: u32 = 8;
 
 /// Sockets seen so far.
 #[derive(Debug, Default)]
@@ -65,6 +67,8 @@ impl FileTable {
         let peer = self.peer(open, &diag)?;
         let peer_name = self.diag.unix(open.pid)?.get(&peer).map(|p| p.name.clone());
         let listens = diag.state == LISTEN;
+        // Both ends stay with whoever is outside: the restore is given this one again.
+        let given = self.external.has_unix(ino);
         // Others than datagram sockets have a queue once they are connected; empty messages are
         // none in a stream.
         let queues = match i32::from(diag.kind) {
@@ -72,7 +76,7 @@ impl FileTable {
             libc::SOCK_STREAM => diag.state == ESTABLISHED && diag.rqueue > 0,
             _ => diag.state == ESTABLISHED,
         };
-        if queues {
+        if queues && !given {
             let (kind, bytes) = (diag.kind.into(), diag.rqueue as usize);
             self.queue(open, kind, bytes, peer_name.as_deref())?;
         }
@@ -83,9 +87,9 @@ impl FileTable {
             r#type: diag.kind.into(),
             state: diag.state.into(),
             flags: open.info.flags,
-            uflags: 0,
+            uflags: if given { USK_INHERIT } else { 0 },
             backlog: if listens { diag.wqueue } else { 0 },
-            peer,
+            peer: if given { 0 } else { peer },
             fown: open.fown,
             opts,
             name: diag.name.clone(),
@@ -98,6 +102,9 @@ impl FileTable {
         });
         self.files.push(file);
         self.unix.inside.insert(ino);
+        if given {
+            return Ok(());
+        }
         self.unix.waiting.push(Waiting { desc: open.desc, pid: open.pid, diag });
         Ok(())
     }
@@ -204,8 +211,9 @@ impl FileTable {
             ))
         } else {
             Why::refused(format!(
-                "Can't dump half of stream unix connection: peer {} is outside the tree ({names})",
-                diag.peer
+                "Can't dump half of stream unix connection: peer {} is outside the tree ({names}). \
+                 Consider using --external unix[{}], and --inherit-fd at restore",
+                diag.peer, diag.ino
             ))
         })
     }

@@ -17,15 +17,26 @@ impl Files<'_> {
     /// right to share the port.
     pub(super) fn open_inets(&mut self, ids: &[u32], opened: &mut Opened) -> Result<()> {
         let mut socks: Vec<(&InetSkEntry, OwnedFd)> = Vec::with_capacity(ids.len());
+        let entries = ids.iter().filter_map(|id| self.set.files.get(id)?.isk.as_ref());
+        let share = entries.clone().filter(|e| is_tcp(e)).any(|e| e.opts.so_reuseport());
         for id in ids {
             let Some(entry) = &self.set.file(*id)?.isk else { continue };
-            let fd = self.bind_inet(entry).at(|| format!("file {id}, socket {}", name(entry)))?;
+            let fd = self
+                .bind_inet(entry, share && is_tcp(entry))
+                .at(|| format!("file {id}, socket {}", name(entry)))?;
             socks.push((entry, fd));
         }
-        for (entry, fd) in socks {
+        for (entry, fd) in &socks {
             let stream = tcp_stream::stream(self.set, self.request, entry);
             finish(entry, stream, fd.as_fd())
                 .at(|| format!("file {}, socket {}", entry.id, name(entry)))?;
+        }
+        for (entry, fd) in socks {
+            // Whoever gave up the right to share the port did so when all of them listened.
+            let reuse = i32::from(entry.opts.so_reuseport());
+            if share && is_tcp(entry) {
+                set_int(fd.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, reuse)?;
+            }
             if let Some((_, number)) = self.plan.flying.get(&entry.id) {
                 sys::fd::dup3(fd.as_fd(), *number, true)?;
             }
@@ -34,7 +45,7 @@ impl Files<'_> {
         Ok(())
     }
 
-    fn bind_inet(&self, entry: &InetSkEntry) -> Result<OwnedFd> {
+    fn bind_inet(&self, entry: &InetSkEntry, share: bool) -> Result<OwnedFd> {
         let (family, kind) = (entry.family as i32, entry.r#type as i32);
         let fd = sys::net::socket(family, kind, entry.proto as i32)?;
         let sk = fd.as_fd();
@@ -44,6 +55,9 @@ impl Files<'_> {
         let connection = tcp_stream::stream(self.set, self.request, entry);
         sk_opts::before_bind(sk, &entry.opts, connection.is_none())?;
         set_int(sk, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+        if share {
+            set_int(sk, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+        }
         if let Some(ip) = &entry.ip_opts
             && ip.freebind()
         {

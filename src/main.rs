@@ -5,6 +5,7 @@
 //! the engines know nothing else.
 #![forbid(unsafe_code)]
 
+mod cgroup_props;
 mod check;
 mod cli;
 mod config;

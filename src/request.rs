@@ -3,7 +3,7 @@
 //! What is not built yet is listed in [`NOT_BUILT`] and refused by name; nothing is ignored that
 //! would change what is saved or restored.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::options::{CgroupMode, FileValidation, NetworkLock, Raw};
 
@@ -82,15 +82,6 @@ const NOT_BUILT: &[(&[Command], &[Lacking])] = {
     use Command::{Dump, PreDump, Restore};
     &[
         (
-            &[Dump, PreDump],
-            &[
-                ("--freeze-cgroup", |r| r.freeze_cgroup.is_some()),
-                ("--cgroup-dump-controller", |r| !r.cgroup_dump_controller.is_empty()),
-                ("--cgroup-props", |r| r.cgroup_props.is_some()),
-                ("--cgroup-props-file", |r| r.cgroup_props_file.is_some()),
-            ],
-        ),
-        (
             &[Dump, PreDump, Restore],
             &[
                 ("--page-server", |r| r.page_server),
@@ -100,14 +91,6 @@ const NOT_BUILT: &[(&[Command], &[Lacking])] = {
                 ("--tls", |r| r.tls),
                 ("--force-irmap", |r| r.force_irmap),
                 ("--irmap-scan-path", |r| !r.irmap_scan_path.is_empty()),
-                ("--manage-cgroups", |r| {
-                    matches!(
-                        r.manage_cgroups,
-                        Some(CgroupMode::Props | CgroupMode::Full | CgroupMode::Strict)
-                    )
-                }),
-                ("--cgroup-root", |r| !r.cgroup_root.is_empty()),
-                ("--cgroup-yard", |r| r.cgroup_yard.is_some()),
                 ("--empty-ns", |r| r.empty_ns_net),
                 ("--log-pid", |r| r.log_pid),
                 ("--unprivileged", |r| r.unprivileged && !nix::unistd::geteuid().is_root()),
@@ -226,6 +209,11 @@ pub(crate) fn dump(raw: &Raw, dirs: &Dirs) -> Result<dumper::Request, Error> {
         request.timeout_secs = timeout;
     }
     request.freeze_cgroup.clone_from(&raw.freeze_cgroup);
+    request.manage_cgroups = raw.manage_cgroups != Some(CgroupMode::Ignore);
+    request.cgroup_roots = cgroup_roots(raw)?;
+    request.cgroup_props = cgroup_props(raw)?;
+    request.cgroup_controllers.clone_from(&raw.cgroup_dump_controller);
+    request.cgroup_yard = absolute(raw.cgroup_yard.as_deref());
     request.track_mem = raw.track_mem;
     request.orphan_pts_master = raw.orphan_pts_master;
     request.prev_images_dir.clone_from(&raw.prev_images_dir);
@@ -271,10 +259,52 @@ pub(crate) fn restore(raw: &Raw, dirs: &Dirs) -> Result<restorer::Request, Error
             return Err(says(format!("Can't fstat inherit fd {fd}: {e}")));
         }
     }
+    request.manage_cgroups = match raw.manage_cgroups {
+        Some(CgroupMode::Ignore) => restorer::CgroupMode::Ignore,
+        Some(CgroupMode::None) => restorer::CgroupMode::None,
+        Some(CgroupMode::Props) => restorer::CgroupMode::Props,
+        Some(CgroupMode::Soft) | None => restorer::CgroupMode::Soft,
+        Some(CgroupMode::Full) => restorer::CgroupMode::Full,
+        Some(CgroupMode::Strict) => restorer::CgroupMode::Strict,
+    };
+    request.cgroup_roots = cgroup_roots(raw)?;
+    request.cgroup_yard = absolute(raw.cgroup_yard.as_deref());
     request.auto_dedup = raw.auto_dedup;
     request.orphan_pts_master = raw.orphan_pts_master;
     request.log_fd = crate::log::fd();
     Ok(request)
+}
+
+/// `[CONTROLLERS:]/PATH`, each.
+fn cgroup_roots(raw: &Raw) -> Result<Vec<(Option<String>, String)>, Error> {
+    let one = |text: &String| {
+        let (controllers, path) = match text.split_once(":/") {
+            Some((controllers, path)) => (Some(controllers.to_owned()), format!("/{path}")),
+            None => (None, text.clone()),
+        };
+        let bad = || says(format!("cgroup root {text}: the path has to begin with a slash"));
+        path.starts_with('/').then_some((controllers, path)).ok_or_else(bad)
+    };
+    raw.cgroup_root.iter().map(one).collect()
+}
+
+/// Of the option, then of the file.
+fn cgroup_props(raw: &Raw) -> Result<Vec<dumper::CgroupProps>, Error> {
+    let mut all = Vec::new();
+    if let Some(text) = &raw.cgroup_props {
+        all.extend(crate::cgroup_props::parse(text).map_err(says)?);
+    }
+    if let Some(file) = &raw.cgroup_props_file {
+        let text = std::fs::read_to_string(file)
+            .map_err(|e| says(format!("Can't read {}: {e}", file.display())))?;
+        all.extend(crate::cgroup_props::parse(&text).map_err(says)?);
+    }
+    Ok(all)
+}
+
+/// From where we are now: engines work in processes that change their root.
+fn absolute(path: Option<&Path>) -> Option<PathBuf> {
+    path.map(|p| std::path::absolute(p).unwrap_or_else(|_| p.to_owned()))
 }
 
 /// `--external`, with the old spellings that mean the same.
@@ -324,13 +354,13 @@ mod tests {
     }
 
     #[test]
-    fn cgroup_modes_that_change_nothing_pass() {
-        for mode in [CgroupMode::Ignore, CgroupMode::None, CgroupMode::Soft] {
-            let raw = raw(|r| r.manage_cgroups = Some(mode));
-            assert_eq!(refuse_unbuilt(Command::Dump, &raw), Ok(()));
-        }
-        let full = raw(|r| r.manage_cgroups = Some(CgroupMode::Full));
-        assert!(refuse_unbuilt(Command::Dump, &full).is_err());
+    fn a_root_of_cgroups_is_for_controllers_or_for_all() {
+        let given = raw(|r| r.cgroup_root = vec!["name=x:/a".into(), "/b".into(), ":/c".into()]);
+        let roots = restore(&given, &dirs()).unwrap().cgroup_roots;
+        let told: Vec<_> = roots.iter().map(|(c, p)| (c.as_deref(), p.as_str())).collect();
+        assert_eq!(told, [(Some("name=x"), "/a"), (None, "/b"), (Some(""), "/c")]);
+        let bad = raw(|r| r.cgroup_root = vec!["a/b".into()]);
+        assert!(restore(&bad, &dirs()).is_err());
     }
 
     #[test]

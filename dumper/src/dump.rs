@@ -1,6 +1,7 @@
 //! The phases of a dump, in their order.
 
 use crate::files::{Ahead, FileTable, Finished};
+use crate::freezer::Freezer;
 use crate::hooks::{Action, Hooks, QUERY_EXT_FILES};
 use crate::ns::{self, Namespaces};
 use crate::pages::Control;
@@ -21,7 +22,6 @@ use std::time::{Duration, Instant};
 
 /// The whole dump, in the worker process.
 pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Result<Stats, Error> {
-    refuse_options(request)?;
     let dir = Dir::open(&request.images_dir)?;
     run_hook(hooks, Action::PreDump, request)?;
     // Its presence is what makes a directory a complete dump.
@@ -37,13 +37,17 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
     warm_up()?;
     let begun = Instant::now();
     let limits = Limits { deadline: deadline(request), stop: &|| stop.requested() };
-    let mut frozen = parasite::freeze(request.pid, &limits)?;
+    let mut freezer = request.freeze_cgroup.as_deref().map(Freezer::open).transpose()?;
+    let mut frozen = match &mut freezer {
+        Some(freezer) => freezer.freeze_tree(request.pid, &limits)?,
+        None => parasite::freeze(request.pid, &limits)?,
+    };
     let still = Instant::now();
     stats.freezing_time = micros(still - begun);
     let saved = with_ext_files(request, hooks)
         .and_then(|request| {
             let control = Control { stop, progress: hooks.progress() };
-            save(&mut frozen, &request, &dir, &mut dirty, control, &mut stats)
+            save(&mut frozen, &request, &dir, freezer.as_ref(), &mut dirty, control, &mut stats)
         })
         .and_then(|saved| run_hook(hooks, Action::PostDump, request).map(|()| saved));
     // A failure drops what is to be undone outside the tasks before they run on.
@@ -55,6 +59,11 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
         }
     });
     let leave = if saved.is_ok() { request.leave } else { Leave::Running };
+    match (&mut freezer, leave) {
+        (Some(freezer), Leave::Dead) => freezer.forget(),
+        (Some(freezer), _) => freezer.put_back(),
+        (None, _) => {}
+    }
     finish::finish(frozen, leave);
     stats.frozen_time = micros(still.elapsed());
     let run_id = match saved {
@@ -84,14 +93,6 @@ pub(crate) fn dedup_parents(request: &Request, dir: &Dir) {
         Ok(pages) => log::info!("dedup: {pages} pages of parent images given back"),
         // The images are whole.
         Err(e) => log::warn!("dedup: {e}"),
-    }
-}
-
-fn refuse_options(request: &Request) -> Result<(), Error> {
-    let missing = [(request.freeze_cgroup.is_some(), "--freeze-cgroup")];
-    match missing.iter().find(|(asked, _)| *asked) {
-        Some((_, option)) => Err(Error::NotYet((*option).into())),
-        None => Ok(()),
     }
 }
 
@@ -131,6 +132,7 @@ fn save(
     frozen: &mut Frozen,
     request: &Request,
     dir: &Dir,
+    freezer: Option<&Freezer>,
     dirty: &mut Dirty,
     control: Control<'_>,
     stats: &mut Stats,
@@ -143,7 +145,7 @@ fn save(
     let mut cx = ns::Cx { tree: &tree, request, dir, all: &namespaces, segments: &[] };
     ns::check(&cx)?;
     let segments = ns::ipc::segments(&cx)?;
-    let sets = cgroup::Sets::collect(&tree)?;
+    let sets = cgroup::Sets::collect(&tree, &namespaces, request)?;
     let ahead = Ahead::start(&tree).map_err(Error::Files)?;
     ask_inside(&mut tree, frozen, request, stop)?;
     dirty.enter(frozen, &tree, deadline(request));
@@ -154,7 +156,7 @@ fn save(
     ns::dump(&cx)?;
     let cores = cores(&cx, frozen, &sets, stop)?;
     write_tasks(&cx, contents, cores)?;
-    if let Some(entry) = sets.entry()? {
+    if let Some(entry) = sets.entry(request, freezer)? {
         dir.write_one(Image::Cgroup, &entry)?;
     }
     stop.check()?;
@@ -251,9 +253,9 @@ fn cores(
     };
     let tree = cx.tree;
     let mut of_task = Vec::with_capacity(tree.tasks.len());
-    for ((task, process), set) in tree.tasks.iter().zip(&mut frozen.processes).zip(&sets.of_task) {
+    for (task, process) in tree.tasks.iter().zip(&mut frozen.processes) {
         stop.check()?;
-        of_task.push(core::collect(task, process, *set, &mut common).map_err(Error::on(task.pid))?);
+        of_task.push(core::collect(task, process, sets, &mut common).map_err(Error::on(task.pid))?);
     }
     Ok(AllCores { of_task, filters: common.filters })
 }

@@ -5,6 +5,7 @@
 //! front (a user's Ctrl-C, SIGKILL, a supervisor's timeout) leaves a process behind that
 //! notices (see [`Stop`]), lets the tree go as it was, and ends.
 
+use crate::freezer::Freezer;
 use crate::hooks::{Action, Hooks, Progress, QUERY_EXT_FILES};
 use crate::stop::Stop;
 use crate::{Error, Request, Stats};
@@ -119,6 +120,7 @@ pub(crate) fn run(
     let io = |e: std::io::Error| Error::Sys(sys::Error::io("socketpair", &e));
     let (front, back) = UnixStream::pair().map_err(io)?;
     let front_pid = std::process::id();
+    let freezer = request.freeze_cgroup.as_deref().map(Freezer::open).transpose()?;
     let mut front = Some(front);
     let pid = worker::fork(|| {
         // In the child's copy of the memory: its copy of the front's end would keep it from
@@ -144,7 +146,12 @@ pub(crate) fn run(
     let status = worker::wait(pid)?;
     match answer {
         Ok(result) => result,
-        Err(_) => Err(Error::WorkerDied { status }),
+        Err(_) => {
+            if let Some(mut freezer) = freezer {
+                freezer.rescue();
+            }
+            Err(Error::WorkerDied { status })
+        }
     }
 }
 

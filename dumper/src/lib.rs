@@ -14,6 +14,7 @@ pub mod cpuinfo;
 mod dump;
 mod files;
 mod finish;
+mod freezer;
 mod guard;
 mod hooks;
 mod inventory;
@@ -31,7 +32,7 @@ use parasite::proc;
 pub use hooks::{Action, Hooks, NoHooks, Progress};
 pub use ns::mnt::MountOptions;
 pub use pages::dirty::{Tracking, tracking};
-pub use request::{FileValidation, Leave, NetworkLock, PreDumpMode, Request};
+pub use request::{CgroupProps, FileValidation, Leave, NetworkLock, PreDumpMode, Request};
 
 /// Parsers of what the kernel says, for fuzzing.
 #[doc(hidden)]

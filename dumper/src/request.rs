@@ -49,6 +49,17 @@ pub enum PreDumpMode {
     Read,
 }
 
+/// Properties of a controller's groups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CgroupProps {
+    /// Name of the controller.
+    pub controller: String,
+    /// They are saved instead of the usual ones of the controller, not besides them.
+    pub replace: bool,
+    /// Names of the properties.
+    pub properties: Vec<String>,
+}
+
 /// A dump, as asked for.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -95,6 +106,17 @@ pub struct Request {
     pub timeout_secs: u32,
     /// cgroup whose freezer is used (`--freeze-cgroup`).
     pub freeze_cgroup: Option<PathBuf>,
+    /// Control groups are saved (`--manage-cgroups` is not `ignore`).
+    pub manage_cgroups: bool,
+    /// Roots of the trees of groups that are saved, instead of the tasks' own: controllers (none:
+    /// all others) and path (`--cgroup-root`).
+    pub cgroup_roots: Vec<(Option<String>, String)>,
+    /// Which properties are saved, besides or instead of the usual (`--cgroup-props`).
+    pub cgroup_props: Vec<CgroupProps>,
+    /// Only these controllers are saved, if any is named (`--cgroup-dump-controller`).
+    pub cgroup_controllers: Vec<String>,
+    /// Where the hierarchies are mounted, each at the name of its controllers (`--cgroup-yard`).
+    pub cgroup_yard: Option<PathBuf>,
     /// Dirty tracking is turned on (`--track-mem`).
     pub track_mem: bool,
     /// Directory of the previous dump, relative to `images_dir` (`--prev-images-dir`).
@@ -131,6 +153,11 @@ impl Request {
             mounts: MountOptions::default(),
             timeout_secs: 10,
             freeze_cgroup: None,
+            manage_cgroups: true,
+            cgroup_roots: Vec::new(),
+            cgroup_props: Vec::new(),
+            cgroup_controllers: Vec::new(),
+            cgroup_yard: None,
             track_mem: false,
             prev_images_dir: None,
             auto_dedup: false,

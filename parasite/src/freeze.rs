@@ -351,6 +351,25 @@ impl Walk {
     }
 }
 
+/// Seizes and interrupts all threads of a tree that a cgroup's freezer keeps from running: they
+/// stop, before they run anything, as soon as it lets them. Then [`freeze`] the tree.
+pub fn hold_frozen(root: i32) -> Result<()> {
+    let mut left = vec![root];
+    while let Some(pid) = left.pop() {
+        let tids = match proc::numbers(&format!("/proc/{pid}/task")) {
+            Ok(tids) => tids,
+            Err(e) if e.is_gone() => continue,
+            Err(e) => return Err(e.into()),
+        };
+        for tid in tids {
+            if seize(pid, tid)? {
+                left.extend(proc::children(pid, tid)?);
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Seizes and interrupts one thread; false: it is dead.
 fn seize(pid: i32, tid: i32) -> Result<bool> {
     match ptrace::seize(tid, ptrace::option::TRACESYSGOOD) {
@@ -365,6 +384,10 @@ fn seize(pid: i32, tid: i32) -> Result<bool> {
             };
             if status.state == b'Z' || status.state == b'X' {
                 return Ok(false);
+            }
+            // Held since before the tree was let out of a freezer.
+            if status.tracer == std::process::id().cast_signed() {
+                return Ok(true);
             }
             if status.tracer != 0 {
                 return Err(Error::Traced { tid, tracer: status.tracer });

@@ -21,7 +21,7 @@ mod sigframe;
 mod tracee;
 
 pub use error::Error;
-pub use freeze::{Frozen, Limits, Process, freeze};
+pub use freeze::{Frozen, Limits, Process, freeze, hold_frozen};
 pub use infect::Infected;
 pub use script::{Answers, Arg, Call, Data, Script};
 pub use sigframe::{Restart, xstate_size};

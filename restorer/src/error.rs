@@ -110,15 +110,15 @@ pub enum Error {
         /// The hard limit.
         hard: u64,
     },
-    /// A control group that is not there.
-    #[error(
-        "control group {path:?} of hierarchy {name:?} is not there: making it is not supported yet"
-    )]
+    /// A control group.
+    #[error("control group {path:?} of hierarchy {name:?}: {why}")]
     Cgroup {
         /// Controllers of the hierarchy.
         name: String,
         /// The group.
         path: String,
+        /// What is wrong with it.
+        why: String,
     },
     /// An option the images ask for.
     #[error("the images were dumped with {0}: give it again")]

@@ -29,7 +29,7 @@ mod task;
 pub use error::Error;
 pub use hooks::{Action, Hooks, NoHooks, Progress};
 pub use ns::mnt::MountOptions;
-pub use request::Request;
+pub use request::{CgroupMode, Request};
 
 /// A tree that runs again.
 #[derive(Debug)]

@@ -4,6 +4,24 @@ use crate::MountOptions;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
+/// What is done about control groups (`--manage-cgroups`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CgroupMode {
+    /// Tasks stay in the groups of the caller.
+    Ignore,
+    /// Tasks are put into groups, which have to be there.
+    None,
+    /// The same, and properties are set.
+    Props,
+    /// Groups that are missing are made, and their properties set (CRIU's default).
+    #[default]
+    Soft,
+    /// Groups that are missing are made, and the properties of all set.
+    Full,
+    /// All groups are made, none of which may be there.
+    Strict,
+}
+
 /// A restore, as asked for.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -48,6 +66,13 @@ pub struct Request {
     pub join_ns: Vec<String>,
     /// Hole-punch pages after use (`--auto-dedup`).
     pub auto_dedup: bool,
+    /// What is done about control groups.
+    pub manage_cgroups: CgroupMode,
+    /// Roots for the groups instead of those of the images: controllers (none: all others) and
+    /// path (`--cgroup-root`).
+    pub cgroup_roots: Vec<(Option<String>, String)>,
+    /// Where the hierarchies are mounted, each at the name of its controllers (`--cgroup-yard`).
+    pub cgroup_yard: Option<PathBuf>,
     /// The descriptor our log goes to. Tasks under construction log there too, so they keep it
     /// until they run; its number is high, out of the way of theirs.
     pub log_fd: Option<RawFd>,
@@ -78,6 +103,9 @@ impl Request {
             inherit_fd: Vec::new(),
             join_ns: Vec::new(),
             auto_dedup: false,
+            manage_cgroups: CgroupMode::Soft,
+            cgroup_roots: Vec::new(),
+            cgroup_yard: None,
             log_fd: None,
         }
     }

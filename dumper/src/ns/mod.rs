@@ -90,6 +90,11 @@ pub(crate) struct Namespace {
 }
 
 impl Namespace {
+    /// The dumper is in it.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.role == Role::Criu
+    }
+
     /// Runs `work` in this namespace (net, uts, ipc), in a thread that ends with it.
     pub(crate) fn inside<T: Send>(
         &self,

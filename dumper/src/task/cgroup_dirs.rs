@@ -1,66 +1,25 @@
 //! Directories of control groups with their properties.
 
+use super::cgroup::is_below;
+use super::cgroup_props::Names;
+use crate::freezer::Freezer;
+use crate::{Error, Request};
 use images::proto::{CgControllerEntry, CgroupDirEntry, CgroupPerms, CgroupPropEntry};
+use parasite::proc;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Properties of every directory of a v1 hierarchy.
-const EVERY_V1: &[&str] = &["cgroup.clone_children", "notify_on_release", "cgroup.procs", "tasks"];
-/// Properties of every directory of the v2 hierarchy.
-const EVERY_V2: &[&str] = &[
-    "cgroup.subtree_control",
-    "cgroup.max.descendants",
-    "cgroup.max.depth",
-    "cgroup.freeze",
-    "cgroup.type",
-];
-/// Properties by v1 controller.
-const OF_CONTROLLER: &[(&str, &[&str])] = &[
-    (
-        "cpu",
-        &[
-            "cpu.shares",
-            "cpu.cfs_period_us",
-            "cpu.cfs_quota_us",
-            "cpu.rt_period_us",
-            "cpu.rt_runtime_us",
-        ],
-    ),
-    (
-        "memory",
-        &[
-            "memory.limit_in_bytes",
-            "memory.memsw.limit_in_bytes",
-            "memory.swappiness",
-            "memory.soft_limit_in_bytes",
-            "memory.move_charge_at_immigrate",
-            "memory.oom_control",
-            "memory.use_hierarchy",
-            "memory.kmem.limit_in_bytes",
-            "memory.kmem.tcp.limit_in_bytes",
-        ],
-    ),
-    (
-        "cpuset",
-        &[
-            "cpuset.cpus",
-            "cpuset.mems",
-            "cpuset.memory_migrate",
-            "cpuset.cpu_exclusive",
-            "cpuset.mem_exclusive",
-            "cpuset.mem_hardwall",
-            "cpuset.memory_spread_page",
-            "cpuset.memory_spread_slab",
-            "cpuset.sched_load_balance",
-            "cpuset.sched_relax_domain_level",
-        ],
-    ),
-    ("blkio", &["blkio.weight"]),
-    ("net_cls", &["net_cls.classid"]),
-    ("net_prio", &["net_prio.ifpriomap"]),
-    ("pids", &["pids.max"]),
-    ("devices", &["devices.list"]),
-];
+/// Deeper trees are no honest ones.
+const DEEPEST: usize = 128;
+/// As much of a property as CRIU saves.
+const LONGEST: usize = 1023;
+
+/// Where the hierarchies are mounted.
+#[derive(Debug)]
+pub(super) struct Hierarchies {
+    mounts: Vec<Mount>,
+    yard: Option<PathBuf>,
+}
 
 /// A mounted hierarchy.
 #[derive(Debug, PartialEq, Eq)]
@@ -71,6 +30,35 @@ struct Mount {
     v2: bool,
     /// Options of the superblock: controllers and `name=`.
     options: Vec<String>,
+}
+
+impl Hierarchies {
+    /// Those of our mount namespace, or of a yard.
+    pub(super) fn find(request: &Request) -> Result<Self, Error> {
+        let mountinfo = proc::read("/proc/self/mountinfo")?;
+        let mounts = mounts(&String::from_utf8_lossy(&mountinfo));
+        Ok(Self { mounts, yard: request.cgroup_yard.clone() })
+    }
+
+    /// Where a directory of the hierarchy `name` is to be found.
+    fn dir(&self, name: &str, path: &str) -> Option<PathBuf> {
+        if let Some(yard) = &self.yard {
+            let name = match name.strip_prefix("name=").unwrap_or(name) {
+                "" => "unified",
+                name => name,
+            };
+            return Some(yard.join(name).join(path.trim_start_matches('/')));
+        }
+        self.mounts.iter().find_map(|m| {
+            let wanted = match name {
+                "" => m.v2,
+                _ => !m.v2 && name.split(',').all(|c| m.options.iter().any(|o| o == c)),
+            };
+            (wanted && is_below(path, &m.root)).then_some(())?;
+            let below = path.strip_prefix(m.root.trim_end_matches('/'))?;
+            Some(m.at.join(below.trim_start_matches('/')))
+        })
+    }
 }
 
 fn mounts(mountinfo: &str) -> Vec<Mount> {
@@ -93,16 +81,82 @@ fn mounts(mountinfo: &str) -> Vec<Mount> {
         .collect()
 }
 
-/// Where a directory of the hierarchy `name` is to be found.
-fn find(mounts: &[Mount], name: &str, path: &str) -> Option<PathBuf> {
-    mounts.iter().find_map(|m| {
-        let wanted = match name {
-            "" => m.v2,
-            _ => !m.v2 && name.split(',').all(|c| m.options.iter().any(|o| o == c)),
+/// The hierarchy `name` with the trees below `tops`.
+pub(super) fn controller(
+    hierarchies: &Hierarchies,
+    names: &Names<'_>,
+    name: &str,
+    tops: Vec<&str>,
+    freezer: Option<&Freezer>,
+) -> Result<CgControllerEntry, Error> {
+    let mut dirs = Vec::new();
+    for top in tops {
+        let Some(path) = hierarchies.dir(name, top) else {
+            return Err(Error::Refused(format!(
+                "control groups: the hierarchy of {name:?} is not mounted here: mount it, or use \
+                 --cgroup-yard or --manage-cgroups=ignore"
+            )));
         };
-        let below = path.strip_prefix(m.root.trim_end_matches('/'))?;
-        wanted.then(|| m.at.join(below.trim_start_matches('/')))
-    })
+        let walk = Walk { names, v1: (!name.is_empty()).then(|| names.v1(name)), freezer };
+        dirs.extend(walk.dir(&path, top, 0)?);
+    }
+    let cnames = name.split(',').map(str::to_owned).collect();
+    Ok(CgControllerEntry { cnames, dirs, is_threaded: None })
+}
+
+struct Walk<'a> {
+    names: &'a Names<'a>,
+    /// The same in all directories; in v2 it depends on what is enabled there.
+    v1: Option<Vec<&'a str>>,
+    freezer: Option<&'a Freezer>,
+}
+
+impl Walk<'_> {
+    /// A directory and all below it; `None` if it is gone.
+    fn dir(&self, path: &Path, name: &str, depth: usize) -> Result<Option<CgroupDirEntry>, Error> {
+        if depth > DEEPEST {
+            let path = path.display();
+            return Err(Error::Refused(format!("control groups: {path} is too deep")));
+        }
+        let dir_perms = perms(path);
+        let Ok(entries) = std::fs::read_dir(path) else { return Ok(None) };
+        let mut below: Vec<_> = entries
+            .flatten()
+            .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+            .map(|e| e.file_name())
+            .collect();
+        below.sort();
+        let mut children = Vec::new();
+        for child in below {
+            let path = path.join(&child);
+            children.extend(self.dir(&path, &child.to_string_lossy(), depth + 1)?);
+        }
+        let properties = self.properties(path);
+        Ok(Some(CgroupDirEntry { dir_name: name.to_owned(), children, properties, dir_perms }))
+    }
+
+    fn properties(&self, dir: &Path) -> Vec<CgroupPropEntry> {
+        let mut all: Vec<CgroupPropEntry> = match &self.v1 {
+            Some(names) => names.iter().filter_map(|p| property(dir, p)).collect(),
+            None => {
+                let enabled = std::fs::read_to_string(dir.join("cgroup.controllers"));
+                let names = self.names.v2(&enabled.unwrap_or_default());
+                names.iter().filter_map(|p| property(dir, p)).collect()
+            }
+        };
+        if let Some(freezer) = self.freezer.filter(|f| same(f.dir(), dir)) {
+            let (name, value) = freezer.property();
+            all.retain(|p| p.name != name);
+            let perms = perms(&dir.join(name));
+            all.push(CgroupPropEntry { name: name.into(), value: value.into(), perms });
+        }
+        all
+    }
+}
+
+fn same(a: &Path, b: &Path) -> bool {
+    let id = |p: &Path| std::fs::metadata(p).map(|m| (m.dev(), m.ino())).ok();
+    id(a).is_some_and(|id_of_a| Some(id_of_a) == id(b))
 }
 
 fn perms(path: &Path) -> Option<CgroupPerms> {
@@ -119,6 +173,10 @@ fn property(dir: &Path, name: &str) -> Option<CgroupPropEntry> {
         "cgroup.procs" | "tasks" => String::new(),
         _ => value(name, &std::fs::read_to_string(&path).ok()?),
     };
+    if value.len() > LONGEST {
+        log::warn!("{}: {} bytes are too long to be saved", path.display(), value.len());
+        return None;
+    }
     Some(CgroupPropEntry { name: name.to_owned(), value, perms })
 }
 
@@ -135,28 +193,6 @@ fn value(name: &str, text: &str) -> String {
     }
 }
 
-/// The hierarchy `name` with the directories `paths`, each by its full path.
-pub(super) fn controller(mountinfo: &str, name: &str, paths: &[&str]) -> CgControllerEntry {
-    let mounts = mounts(mountinfo);
-    let every = if name.is_empty() { EVERY_V2 } else { EVERY_V1 };
-    let own = name.split(',').filter_map(|c| OF_CONTROLLER.iter().find(|(k, _)| *k == c));
-    let names: Vec<&str> =
-        every.iter().copied().chain(own.flat_map(|(_, list)| list.iter().copied())).collect();
-    let dirs = paths.iter().filter_map(|path| {
-        let dir = find(&mounts, name, path)?;
-        let properties = names.iter().filter_map(|p| property(&dir, p)).collect();
-        let dir_perms = perms(&dir);
-        dir_perms.as_ref()?;
-        let dir_name = (*path).to_owned();
-        Some(CgroupDirEntry { dir_name, children: Vec::new(), properties, dir_perms })
-    });
-    CgControllerEntry {
-        cnames: name.split(',').map(str::to_owned).collect(),
-        dirs: dirs.collect(),
-        is_threaded: None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,14 +205,18 @@ mod tests {
 
     #[test]
     fn directories_are_found_by_hierarchy_and_root() {
-        let m = mounts(MOUNTINFO);
-        assert_eq!(m.len(), 3);
-        let check = |name, path| find(&m, name, path).map(|p| p.display().to_string());
+        let mut all = Hierarchies { mounts: mounts(MOUNTINFO), yard: None };
+        assert_eq!(all.mounts.len(), 3);
+        let check = |name, path| all.dir(name, path).map(|p| p.display().to_string());
         assert_eq!(check("cpu", "/a/b"), Some("/sys/fs/cgroup/cpu/a/b".into()));
         assert_eq!(check("name=systemd", "/"), Some("/sys/fs/cgroup/systemd/".into()));
         assert_eq!(check("", "/part/x"), Some("/sys/fs/cgroup/unified/x".into()));
+        assert_eq!(check("", "/partly/x"), None);
         assert_eq!(check("", "/other"), None);
         assert_eq!(check("cpuset", "/"), None);
+        all.yard = Some("/yard".into());
+        assert_eq!(all.dir("name=x", "/a"), Some("/yard/x/a".into()));
+        assert_eq!(all.dir("", "/a"), Some("/yard/unified/a".into()));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::Error;
 use crate::ns::user::Maps;
+use crate::task::cgroup::Sets;
 use crate::task::creds::{self, Lsm};
 use crate::task::seccomp::{Filters, MODE_FILTER};
 use crate::task::{rlimits, rseq, signals, timers, x86};
@@ -75,11 +76,11 @@ pub(crate) struct Cores {
     pub amber: AmberTaskEntry,
 }
 
-/// Collects the cores of a task; `cg_set` is its set of control groups.
+/// Collects the cores of a task.
 pub(crate) fn collect(
     task: &Task,
     process: &mut Process,
-    cg_set: u32,
+    sets: &Sets,
     common: &mut Common,
 ) -> Result<Cores, Error> {
     if let State::Zombie(exit_code) = task.state {
@@ -95,7 +96,7 @@ pub(crate) fn collect(
         let (mut core, extras) =
             one_thread(task, thread, held, common).map_err(Error::on(thread.tid))?;
         if let Some(core) = &mut core.thread_core {
-            core.cg_set = Some(cg_set);
+            core.cg_set = Some(sets.of(thread.tid));
         }
         if extras != (AmberThreadEntry { tid: extras.tid, ..AmberThreadEntry::default() }) {
             amber.threads.push(extras);

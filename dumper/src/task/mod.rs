@@ -2,6 +2,7 @@
 
 pub(crate) mod cgroup;
 mod cgroup_dirs;
+mod cgroup_props;
 pub(crate) mod core;
 pub(crate) mod creds;
 pub(crate) mod ids;

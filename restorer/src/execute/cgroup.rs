@@ -1,42 +1,251 @@
-//! Control groups: a task goes back to the groups it was in (`cgroup.img`, `cg_set`).
+//! Control groups: their directories are made, and the tasks put into them.
 //!
-//! Groups that do not exist any more are refused: making them with their limits is not supported
-//! yet.
+//! All of it is the coordinator's work, which is in none of the tree's namespaces: directories
+//! with what must be there before tasks ([`Groups::make`]), the root task right after its birth and
+//! again when it has made its cgroup namespace, the others when all exist, threads when they do,
+//! limits when nothing is made any more, a freezer in the end.
+
+mod property;
 
 use crate::Error;
+use crate::ns::pid::Pids;
 use crate::plan::Plan;
-use images::checkpoint::Task;
-use images::proto::CgMemberEntry;
+use crate::plan::cgroup::{Cgroups, Dir, Member, set_of};
+use crate::request::CgroupMode;
+use images::checkpoint::Thread;
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-/// Moves the calling task to the groups of `task`, if it was in others than the dumper.
-pub(crate) fn join(plan: &Plan<'_>, task: &Task) -> Result<(), Error> {
-    for member in wanted(plan, task) {
-        let (name, path) = (&member.name, &member.path);
-        let dir = directory(member)?;
-        let procs = dir.join("cgroup.procs");
-        fs::write(&procs, "0").map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => {
-                Error::Cgroup { name: name.clone(), path: path.clone() }
-            }
-            _ => sys::Error::io(format_args!("write({}, 0)", procs.display()), &e).into(),
-        })?;
-    }
-    Ok(())
+/// How long the groups of a failed restore may take to be empty.
+const EMPTY: Duration = Duration::from_secs(2);
+
+/// The groups of a tree being restored. Dropping it removes the directories that were made,
+/// unless they are kept.
+#[derive(Debug)]
+pub(crate) struct Groups<'a> {
+    plan: &'a Cgroups,
+    hierarchies: Hierarchies,
+    /// Where this process is: path by hierarchy.
+    present: BTreeMap<String, String>,
+    made: Vec<PathBuf>,
+    /// Directories that get their properties.
+    set: Vec<(PathBuf, &'a Dir)>,
 }
 
-/// The groups of a task which differ from those of this process.
-fn wanted<'a>(plan: &Plan<'a>, task: &Task) -> Vec<&'a CgMemberEntry> {
-    let set = task.leader().thread_core().cg_set.or_else(|| task.tc().cg_set);
-    let Some(set) = set.filter(|s| plan.cp.inventory.root_cg_set != Some(*s)) else {
-        return Vec::new();
-    };
-    let sets = plan.cp.cgroup.iter().flat_map(|c| &c.sets);
-    let members = sets.filter(|s| s.id == set).flat_map(|s| &s.ctls);
-    let present = present();
-    members.filter(|m| present.get(&m.name) != Some(&m.path)).collect()
+impl<'a> Groups<'a> {
+    /// Makes the directories, with what has to be set before tasks are in them.
+    pub(crate) fn make(plan: &'a Cgroups, yard: Option<&Path>) -> Result<Self, Error> {
+        let mut all = Self {
+            plan,
+            hierarchies: Hierarchies::default(),
+            present: BTreeMap::new(),
+            made: Vec::new(),
+            set: Vec::new(),
+        };
+        if plan.sets.is_empty() {
+            return Ok(all);
+        }
+        all.hierarchies = Hierarchies::find(yard)?;
+        all.present = present();
+        if plan.mode == CgroupMode::None {
+            return Ok(all);
+        }
+        for dir in &plan.dirs {
+            let path = all.hierarchies.dir(&dir.hierarchy, &dir.path)?;
+            let fresh = all.make_one(dir, &path)?;
+            let sets = match plan.mode {
+                CgroupMode::Soft | CgroupMode::Strict => fresh,
+                CgroupMode::Props | CgroupMode::Full => true,
+                CgroupMode::Ignore | CgroupMode::None => false,
+            };
+            if sets {
+                property::before_tasks(&path, dir)?;
+                all.set.push((path, dir));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Whether the directory was not there.
+    fn make_one(&mut self, dir: &Dir, path: &Path) -> Result<bool, Error> {
+        let failed = |why: &dyn std::fmt::Display| Error::Cgroup {
+            name: dir.hierarchy.clone(),
+            path: dir.path.clone(),
+            why: why.to_string(),
+        };
+        // The root of a hierarchy, and leading directories of others.
+        let exists = path.is_dir();
+        match (exists, self.plan.mode) {
+            (true, CgroupMode::Strict) if dir.path != "/" => {
+                return Err(failed(&"it is there already (--manage-cgroups=strict)"));
+            }
+            (true, _) => return Ok(false),
+            (false, CgroupMode::Props) => {
+                return Err(failed(&"it is not there (--manage-cgroups=props makes none)"));
+            }
+            (false, _) => {}
+        }
+        let mut missing: Vec<&Path> = path.ancestors().take_while(|p| !p.is_dir()).collect();
+        missing.reverse();
+        for path in missing {
+            let mode = fs::DirBuilder::new().mode(0o755).create(path);
+            mode.map_err(|e| failed(&format_args!("mkdir({}): {e}", path.display())))?;
+            self.made.push(path.to_owned());
+            property::usable(path, &dir.hierarchy);
+        }
+        if let Some(perms) = &dir.perms {
+            let set = chown(path, Some(perms.uid), Some(perms.gid));
+            let mode = fs::Permissions::from_mode(perms.mode & 0o7777);
+            set.and_then(|()| fs::set_permissions(path, mode)).map_err(|e| failed(&e))?;
+        }
+        Ok(true)
+    }
+
+    /// Groups of a set; `None`: where we are.
+    fn members(&self, set: Option<u32>) -> Vec<Member> {
+        if let Some(set) = set.and_then(|set| self.plan.sets.get(&set)) {
+            return set.clone();
+        }
+        let here = |(hierarchy, path): (&String, &String)| Member {
+            hierarchy: hierarchy.clone(),
+            path: path.clone(),
+            ns_root: 0,
+        };
+        self.present.iter().map(here).collect()
+    }
+
+    fn unused(&self) -> bool {
+        self.plan.sets.is_empty()
+    }
+
+    /// The root task is born: puts it where it makes its cgroup namespace, if it does.
+    pub(crate) fn place_root(&self, plan: &Plan<'_>, pid: i32) -> Result<(), Error> {
+        if self.unused() {
+            return Ok(());
+        }
+        for member in self.members(set_of(plan.cp, plan.cp.root().leader())) {
+            let here = self.present.get(&member.hierarchy).map(String::as_str);
+            if here != Some(member.first()) {
+                self.write(&member.hierarchy, member.first(), "cgroup.procs", pid)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The root task has its namespaces: puts it where it was in them.
+    pub(crate) fn place_root_inside(&self, plan: &Plan<'_>, pid: i32) -> Result<(), Error> {
+        if self.unused() {
+            return Ok(());
+        }
+        for member in self.members(set_of(plan.cp, plan.cp.root().leader())) {
+            if member.path != member.first() {
+                self.write(&member.hierarchy, &member.path, "cgroup.procs", pid)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// All processes exist, in the groups of the root: puts those elsewhere that were elsewhere.
+    pub(crate) fn place_processes(&self, plan: &Plan<'_>, pids: &Pids) -> Result<(), Error> {
+        if self.unused() {
+            return Ok(());
+        }
+        let root = set_of(plan.cp, plan.cp.root().leader());
+        for (_, task, _) in plan.live() {
+            self.place(plan, root, task.leader(), "cgroup.procs", pids)
+                .map_err(|e| e.of_task(task.pid))?;
+        }
+        Ok(())
+    }
+
+    /// All threads exist, in the groups of their leaders.
+    pub(crate) fn place_threads(&self, plan: &Plan<'_>, pids: &Pids) -> Result<(), Error> {
+        if self.unused() {
+            return Ok(());
+        }
+        for (_, task, _) in plan.live() {
+            let leader = set_of(plan.cp, task.leader());
+            for thread in &task.threads[1..] {
+                self.place(plan, leader, thread, "tasks", pids)
+                    .map_err(|e| e.of_task(thread.tid))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn place(
+        &self,
+        plan: &Plan<'_>,
+        from: Option<u32>,
+        thread: &Thread,
+        file: &str,
+        pids: &Pids,
+    ) -> Result<(), Error> {
+        let to = set_of(plan.cp, thread);
+        if to == from {
+            return Ok(());
+        }
+        let from = self.members(from);
+        for member in self.members(to) {
+            let same = |m: &Member| m.hierarchy == member.hierarchy && m.path == member.path;
+            if !from.iter().any(same) {
+                self.write(&member.hierarchy, &member.path, file, pids.real(thread.tid)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, hierarchy: &str, path: &str, file: &str, pid: i32) -> Result<(), Error> {
+        let file = if hierarchy.is_empty() && file == "tasks" { "cgroup.threads" } else { file };
+        let dir = self.hierarchies.dir(hierarchy, path)?;
+        let file = dir.join(file);
+        log::debug!("cgroups: {pid} into {}", file.display());
+        fs::write(&file, pid.to_string()).map_err(|e| {
+            let name = hierarchy.to_owned();
+            let why = match e.kind() {
+                io::ErrorKind::NotFound => "it is not there".to_owned(),
+                _ => format!("write({}, {pid}): {e}", file.display()),
+            };
+            Error::Cgroup { name, path: path.to_owned(), why }
+        })
+    }
+
+    /// The tree is complete: sets what might have kept it from becoming so.
+    pub(crate) fn set_limits(&self) -> Result<(), Error> {
+        self.set.iter().try_for_each(|(path, dir)| property::limits(path, dir))
+    }
+
+    /// The tree runs: freezes it if it was frozen. The directories stay.
+    pub(crate) fn finish(mut self) {
+        for (path, dir) in &self.set {
+            property::freezer(path, dir);
+        }
+        self.made.clear();
+    }
+}
+
+impl Drop for Groups<'_> {
+    fn drop(&mut self) {
+        let until = Instant::now() + EMPTY;
+        while let Some(path) = self.made.pop() {
+            loop {
+                match fs::remove_dir(&path) {
+                    Err(e) if e.raw_os_error() == Some(libc::EBUSY) && Instant::now() < until => {
+                        std::thread::sleep(Duration::from_millis(2));
+                    }
+                    Err(e) => {
+                        log::error!("cgroups: {} stays: {e}", path.display());
+                        break;
+                    }
+                    Ok(()) => break,
+                }
+            }
+        }
+    }
 }
 
 /// Where this process is: path by controllers.
@@ -49,30 +258,52 @@ fn present() -> BTreeMap<String, String> {
     text.lines().filter_map(line).collect()
 }
 
-/// The directory of a group: below where its hierarchy is mounted.
-fn directory(member: &CgMemberEntry) -> Result<PathBuf, Error> {
-    let text = fs::read_to_string("/proc/self/mountinfo")
-        .map_err(|e| sys::Error::io("read(/proc/self/mountinfo)", &e))?;
-    let found = text.lines().find_map(|l| mount_of(l, &member.name));
-    let Some(mount) = found else {
-        let (name, path) = (member.name.clone(), member.path.clone());
-        return Err(Error::Cgroup { name, path });
-    };
-    Ok(PathBuf::from(mount).join(member.path.trim_start_matches('/')))
+/// Where the hierarchies are mounted.
+#[derive(Debug, Default)]
+struct Hierarchies {
+    mountinfo: String,
+    yard: Option<PathBuf>,
 }
 
-/// The mount point if a line of mountinfo is about the hierarchy with these controllers.
-fn mount_of<'a>(line: &'a str, controllers: &str) -> Option<&'a str> {
+impl Hierarchies {
+    fn find(yard: Option<&Path>) -> Result<Self, Error> {
+        let mountinfo = fs::read_to_string("/proc/self/mountinfo")
+            .map_err(|e| sys::Error::io("read(/proc/self/mountinfo)", &e))?;
+        Ok(Self { mountinfo, yard: yard.map(Path::to_owned) })
+    }
+
+    /// The directory of a group.
+    fn dir(&self, hierarchy: &str, path: &str) -> Result<PathBuf, Error> {
+        if let Some(yard) = &self.yard {
+            let name = match hierarchy.strip_prefix("name=").unwrap_or(hierarchy) {
+                "" => "unified",
+                name => name,
+            };
+            return Ok(yard.join(name).join(path.trim_start_matches('/')));
+        }
+        let found = self.mountinfo.lines().find_map(|l| place_of(l, hierarchy, path));
+        found.ok_or_else(|| Error::Cgroup {
+            name: hierarchy.to_owned(),
+            path: path.to_owned(),
+            why: "its hierarchy is not mounted here (see --cgroup-yard, --manage-cgroups)".into(),
+        })
+    }
+}
+
+/// Where a group is, if a line of mountinfo is about a part of the hierarchy that it is in.
+fn place_of(line: &str, controllers: &str, path: &str) -> Option<PathBuf> {
     let (front, back) = line.split_once(" - ")?;
     let mut back = back.split(' ');
     let (kind, _, options) = (back.next()?, back.next(), back.next()?);
     let mut front = front.split(' ').skip(3);
-    let (root, point) = (front.next()?, front.next()?);
+    let (root, point) = (front.next()?, front.next()?.replace("\\040", " "));
     let fits = match controllers {
         "" => kind == "cgroup2",
         all => kind == "cgroup" && all.split(',').all(|c| options.split(',').any(|o| o == c)),
     };
-    (fits && root == "/").then_some(point)
+    let rest = path.strip_prefix(root.trim_end_matches('/')).filter(|_| fits)?;
+    let rest = rest.strip_prefix('/').or_else(|| rest.is_empty().then_some(""))?;
+    Some(Path::new(&point).join(rest))
 }
 
 #[cfg(test)]
@@ -80,14 +311,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hierarchy_is_found_by_its_controllers() {
+    fn a_group_is_found_by_controllers_and_root() {
+        let place = |line, controllers, path| {
+            place_of(line, controllers, path).map(|p| p.display().to_string())
+        };
         let cpu = "33 27 0:28 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu,cpuacct";
-        assert_eq!(mount_of(cpu, "cpu,cpuacct"), Some("/sys/fs/cgroup/cpu"));
-        assert_eq!(mount_of(cpu, "memory"), None);
-        assert_eq!(mount_of(cpu, ""), None);
+        assert_eq!(place(cpu, "cpu,cpuacct", "/x").as_deref(), Some("/sys/fs/cgroup/cpu/x"));
+        assert_eq!(place(cpu, "memory", "/x"), None);
+        assert_eq!(place(cpu, "", "/x"), None);
         let v2 = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate";
-        assert_eq!(mount_of(v2, ""), Some("/sys/fs/cgroup"));
+        assert_eq!(place(v2, "", "/").as_deref(), Some("/sys/fs/cgroup/"));
         let inner = "30 23 0:26 /docker/x /sys/fs/cgroup ro - cgroup2 cgroup rw";
-        assert_eq!(mount_of(inner, ""), None);
+        assert_eq!(place(inner, "", "/docker"), None);
+        assert_eq!(place(inner, "", "/docker/xy"), None);
+        assert_eq!(place(inner, "", "/docker/x/y").as_deref(), Some("/sys/fs/cgroup/y"));
     }
 }

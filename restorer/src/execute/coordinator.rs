@@ -1,5 +1,6 @@
 //! The process that leads the tree through the stages.
 
+use crate::execute::cgroup::Groups;
 use crate::execute::premap::Pieces;
 use crate::execute::stage::{Board, COMPARED, Failure, KEPT, describe};
 use crate::execute::{finish, fork, scripts, task};
@@ -49,10 +50,16 @@ pub(crate) fn run(request: &Request, hooks: &mut dyn Hooks) -> Result<Restored, 
     let saved = Saved::enter()?;
     let pids = Pids::default();
     let mut tree = Tree { plan: &plan, request, root: 0, pids, leaders: false };
-    let result = tree.restore(hooks, lock, begun);
-    if result.is_err() {
-        tree.destroy();
-    }
+    let groups = Groups::make(&plan.cgroups, request.cgroup_yard.as_deref());
+    let result = groups.and_then(|groups| {
+        let result = tree.restore(hooks, &groups, lock, begun);
+        match &result {
+            Ok(_) => groups.finish(),
+            // Before the groups are removed.
+            Err(_) => tree.destroy(),
+        }
+        result
+    });
     saved.leave();
     let stats = result?;
     Ok(Restored { pid: tree.root, stats })
@@ -129,6 +136,7 @@ impl Tree<'_> {
     fn restore(
         &mut self,
         hooks: &mut dyn Hooks,
+        groups: &Groups<'_>,
         lock: files::net_lock::Lock,
         begun: Instant,
     ) -> Result<RestoreStatsEntry, Error> {
@@ -137,18 +145,22 @@ impl Tree<'_> {
         let forking = Instant::now();
         board.open(Stage::RootTask, 0);
         self.make_root(&board)?;
+        groups.place_root(plan, self.root)?;
         if plan.ns.any() {
             hook(hooks, Action::SetupNamespaces, Some(self.root))?;
             self.stage(&board, Stage::PrepareNamespaces, 1)?;
+            groups.place_root_inside(plan, self.root)?;
             hook(hooks, Action::PostSetupNamespaces, None)?;
         }
         self.stage(&board, Stage::Forking, plan.tree.processes.len())?;
         let forking_time = micros(forking);
+        groups.place_processes(plan, &self.pids)?;
 
         self.leaders = true;
         finish::seize_leaders(plan, &self.pids)?;
         let threads = plan.live().map(|(_, task, _)| task.threads.len()).sum();
         self.stage(&board, Stage::Restore, threads)?;
+        groups.place_threads(plan, &self.pids)?;
         let pid_of = |vpid: i32| self.pids.real(vpid.cast_unsigned()).unwrap_or(-1);
         let flying = files::tcp_stream::flying(&plan.files, &pid_of)?;
         for master in files::tty::masters(&plan.files, &pid_of)? {
@@ -157,6 +169,7 @@ impl Tree<'_> {
         }
         self.stage(&board, Stage::RestoreSigchld, plan.live().count())?;
 
+        groups.set_limits()?;
         hook(hooks, Action::PostRestore, Some(self.root))?;
         finish::seize_threads(plan, &self.pids)?;
         let last = |task: &Task| {

@@ -4,7 +4,7 @@ use crate::execute::arena::Arena;
 use crate::execute::premap::{self, Pieces};
 use crate::execute::scripts::{self, Late};
 use crate::execute::stage::{Board, COMPARED, KEPT};
-use crate::execute::{cgroup, enter_blob, fork};
+use crate::execute::{enter_blob, fork};
 use crate::files::Files;
 use crate::mm::{self, Fds, Space};
 use crate::ns::{self, Made, NsPlan};
@@ -264,7 +264,6 @@ fn live(cx: &mut Context<'_>, process: &Process, task: &Task) -> Result<Infallib
     // The coordinator traces us now, and its death kills us; parents may go.
     sys::task::prctl(libc::PR_SET_PDEATHSIG, [0; 4])?;
     join_group(process)?;
-    cgroup::join(cx.plan, task)?;
     cx.files.install(vpid)?;
     cx.files.set_fs(vpid)?;
     proc_files(cx.files.proc(), task, cx.plan.amber.get(&task.pid))?;

@@ -1,24 +1,22 @@
-//! Control group namespaces.
+//! Control group namespaces: the root task makes one where the coordinator has put it (see
+//! [`crate::execute`]), so that its group there becomes the root.
 
-use super::{Cx, own};
+use super::{Cx, make, own};
 use crate::{Error, Request};
 use images::checkpoint::{Checkpoint, NsKind};
 
-/// What will be made.
+/// A namespace whose root is the group that the root task is in.
 #[derive(Debug)]
 pub(crate) struct CgroupPlan {}
 
-/// Decides what is made.
+/// Decides whether there is one.
 pub(crate) fn plan(cp: &Checkpoint, _request: &Request) -> Result<Option<CgroupPlan>, Error> {
-    match own(cp, NsKind::Cgroup) {
-        None => Ok(None),
-        Some(_) => Err(Error::Namespace { pid: cp.root().pid, kind: NsKind::Cgroup.name() }),
-    }
+    Ok(own(cp, NsKind::Cgroup).map(|_| CgroupPlan {}))
 }
 
 impl CgroupPlan {
-    /// Makes and fills it, in the root task.
+    /// Makes it, in the root task.
     pub(crate) fn prepare(&self, _cx: &mut Cx<'_>) -> Result<(), Error> {
-        Ok(())
+        make(NsKind::Cgroup)
     }
 }

@@ -3,6 +3,7 @@
 //! Pure: the same images, request and facts give the same plan. All that is wrong with the input
 //! is found here, before the first fork.
 
+pub(crate) mod cgroup;
 pub(crate) mod cow;
 pub(crate) mod pids;
 mod text;
@@ -17,6 +18,7 @@ use crate::ns::NsPlan;
 use crate::task::creds::Creds;
 use crate::task::regs;
 use crate::{Error, Request};
+use cgroup::Cgroups;
 use cow::{Premap, Sharing};
 use images::checkpoint::{Checkpoint, Live, Task};
 use images::proto::{AmberTaskEntry, AmberThreadEntry};
@@ -29,6 +31,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) cp: &'a Checkpoint,
     pub(crate) facts: Facts,
     pub(crate) ns: NsPlan,
+    pub(crate) cgroups: Cgroups,
     pub(crate) tree: Tree,
     pub(crate) files: FilesPlan,
     /// Address space of each live task, by virtual pid.
@@ -61,6 +64,7 @@ impl<'a> Plan<'a> {
             facts.creds = creds;
             facts.rights = 0;
         }
+        let cgroups = Cgroups::new(cp, request)?;
         if cp.inventory.allow_uprobes == Some(true) && !request.allow_uprobes {
             return Err(Error::Option("--allow-uprobes"));
         }
@@ -90,6 +94,7 @@ impl<'a> Plan<'a> {
             amber,
             facts,
             ns,
+            cgroups,
             tree,
             files,
             spaces,

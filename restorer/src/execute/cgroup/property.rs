@@ -48,8 +48,8 @@ pub(super) fn before_tasks(path: &Path, dir: &Dir) -> Result<(), Error> {
     if dir.hierarchy.is_empty() {
         enable_controllers(path, dir);
     }
-    let early = dir.properties.iter().filter(|p| BEFORE_TASKS.contains(&p.name.as_str()));
-    early.map(|p| set(path, dir, p)).collect()
+    let mut early = dir.properties.iter().filter(|p| BEFORE_TASKS.contains(&p.name.as_str()));
+    early.try_for_each(|p| set(path, dir, p))
 }
 
 /// Sets all else.
@@ -57,7 +57,7 @@ pub(super) fn limits(path: &Path, dir: &Dir) -> Result<(), Error> {
     let late = |p: &&CgroupPropEntry| {
         !BEFORE_TASKS.contains(&p.name.as_str()) && !FREEZERS.contains(&p.name.as_str())
     };
-    dir.properties.iter().filter(late).map(|p| set(path, dir, p)).collect()
+    dir.properties.iter().filter(late).try_for_each(|p| set(path, dir, p))
 }
 
 /// Freezes, if the group was frozen when it was dumped.

@@ -16,6 +16,7 @@ mod incremental;
 mod inet_sk;
 mod memfd;
 mod memory;
+mod mnt;
 mod ns;
 mod pidfd;
 mod pipe;

@@ -5,9 +5,11 @@ use super::mountinfo::MountInfo;
 use crate::Error;
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, umount2};
+use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::{Mode, fstat};
+use nix::unistd::pipe2;
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use sys::mount::{self, Propagation};
 
@@ -31,26 +33,35 @@ pub(crate) fn inside<T: Send>(
 }
 
 /// Opens the root of each of `wanted`, mounts of one namespace, as if nothing else were mounted.
+/// `user`: the user namespace of the tree, if it has its own.
 pub(crate) fn open_roots(
     ns: BorrowedFd<'_>,
+    user: Option<BorrowedFd<'_>>,
     all: &[MountInfo],
     wanted: &[&MountInfo],
 ) -> Result<Vec<OwnedFd>, Error> {
-    inside(ns, || wanted.iter().map(|m| root_of(m, all)).collect())
+    inside(ns, || wanted.iter().map(|m| root_of(m, all, user)).collect())
 }
 
-fn root_of(m: &MountInfo, all: &[MountInfo]) -> Result<OwnedFd, Error> {
-    let at = path(m)?;
-    if mount::id_of(at.as_fd(), c"")? == Some(m.id.into())
+fn root_of(
+    m: &MountInfo,
+    all: &[MountInfo],
+    user: Option<BorrowedFd<'_>>,
+) -> Result<OwnedFd, Error> {
+    if let Ok(at) = path(m)
+        && mount::id_of(at.as_fd(), c"")? == Some(m.id.into())
         && let Ok(clean) = copy(&at)
     {
         return Ok(clean);
     }
     // It is covered. In a copy of the namespace, which ends with a thread, we may uncover it.
-    let done = std::thread::scope(|scope| {
-        let thread = scope.spawn(|| uncovered(m, all));
-        thread.join().map_err(|_| died())?
-    });
+    let done = match user {
+        Some(user) => in_user_ns(user, || uncovered(m, all)),
+        None => std::thread::scope(|scope| {
+            let thread = scope.spawn(|| uncovered(m, all));
+            thread.join().map_err(|_| died())?
+        }),
+    };
     let point = String::from_utf8_lossy(&m.point);
     done.map_err(|e| match e {
         Error::Sys(e) => Error::Refused(format!(
@@ -59,6 +70,50 @@ fn root_of(m: &MountInfo, all: &[MountInfo]) -> Result<OwnedFd, Error> {
         )),
         e => e,
     })
+}
+
+/// Runs `open` in a user namespace, where copies of its mounts are not locked. It takes a process
+/// to get there.
+fn in_user_ns(
+    user: BorrowedFd<'_>,
+    open: impl FnOnce() -> Result<OwnedFd, Error>,
+) -> Result<OwnedFd, Error> {
+    let failed = |call: &str, e: nix::Error| Error::from(sys::Error::new(call, e as i32));
+    let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|e| failed("pipe2", e))?;
+    let child = sys::worker::fork(|| {
+        // Our thread waits for it, to its end.
+        let _ = sys::task::prctl(libc::PR_SET_PDEATHSIG, [libc::SIGKILL as u64, 0, 0, 0]);
+        let done = setns(user, CloneFlags::CLONE_NEWUSER)
+            .map_err(|e| failed("setns(user)", e))
+            .and_then(|()| open());
+        let text = match &done {
+            Ok(fd) => fd.as_raw_fd().to_string(),
+            Err(e) => format!("{} {e}", e.errno()),
+        };
+        if nix::unistd::write(&write, text.as_bytes()).is_err() {
+            return 1;
+        }
+        // Until the parent has the descriptor, and kills us.
+        loop {
+            std::thread::sleep(std::time::Duration::from_secs(60));
+        }
+    })?;
+    let mut text = [0; 1024];
+    let heard = nix::unistd::read(&read, &mut text).map_err(|e| failed("read(pipe)", e));
+    let got = || -> Result<OwnedFd, Error> {
+        let text = String::from_utf8_lossy(&text[..heard?]);
+        if let Ok(number) = text.parse() {
+            let pidfd = sys::fd::pidfd_open(child, 0)?;
+            return Ok(sys::fd::pidfd_getfd(pidfd.as_fd(), number)?);
+        }
+        let (errno, text) =
+            text.split_once(' ').unwrap_or(("5", "a process that looks at mounts died"));
+        Err(sys::Error::new(text, errno.parse().unwrap_or(libc::EIO)).into())
+    };
+    let got = got();
+    let _ = sys::task::kill(child, libc::SIGKILL);
+    sys::worker::wait(child)?;
+    got
 }
 
 fn uncovered(m: &MountInfo, all: &[MountInfo]) -> Result<OwnedFd, Error> {

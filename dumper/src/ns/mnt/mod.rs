@@ -19,8 +19,8 @@ use super::{Cx, Namespace, Namespaces, Role};
 use crate::files::parse::Mount;
 use crate::{Error, Request};
 use analyse::{Analysis, NsMounts};
+use images::Image;
 use images::checkpoint::NsKind;
-use images::{Dir, Image};
 use mountinfo::MountInfo;
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
@@ -45,12 +45,17 @@ impl Mounts {
     pub(crate) fn collect(all: &Namespaces, request: &Request) -> Result<Self, Error> {
         let mut options = request.mounts.clone();
         options.add_external(&request.external);
+        // Roots of cgroup mounts are told relative to the reader's.
+        let cgroup = all.root(NsKind::Cgroup).map(|ns| ns.fd.as_fd());
         let mut out = Self::default();
         for ns in all.foreign(NsKind::Mnt) {
-            let (text, root) = look(ns.fd.as_fd())?;
+            let (text, root) = look(ns.fd.as_fd(), cgroup)?;
             let mut mounts = mountinfo::parse(&text);
             leave_out(&mut mounts, &options);
             let at = out.all.len();
+            for m in &mut mounts {
+                m.options = inside(&m.options, &all.maps);
+            }
             out.by_id.extend(mounts.iter().enumerate().map(|(i, m)| (m.id, (at, i))));
             out.all.push(NsMounts { ns: ns.id, root: ns.role == Role::Root, mounts });
             out.places.push((ns.ino, root));
@@ -89,7 +94,9 @@ impl Mounts {
     }
 
     /// Writes the mounts of a namespace, and the content of its file systems.
-    fn write(&self, ns: &Namespace, dir: &Dir, owners: archive::Owners<'_>) -> Result<(), Error> {
+    fn write(&self, ns: &Namespace, cx: &Cx<'_>, owners: archive::Owners<'_>) -> Result<(), Error> {
+        let dir = cx.dir;
+        let user = cx.all.root(NsKind::User).map(|ns| ns.fd.as_fd());
         let Some(at) = self.all.iter().position(|m| m.ns == ns.id) else { return Ok(()) };
         let mut writer = dir.writer(Image::Mountpoints(ns.id))?;
         for entry in &self.analysis.entries[at].1 {
@@ -102,7 +109,7 @@ impl Mounts {
         };
         let (saved, empty) = (of(&self.analysis.contents), of(&self.analysis.empty));
         let all: Vec<&MountInfo> = saved.iter().chain(&empty).copied().collect();
-        let roots = clean::open_roots(ns.fd.as_fd(), mounts, &all)?;
+        let roots = clean::open_roots(ns.fd.as_fd(), user, mounts, &all)?;
         for (m, root) in saved.iter().zip(&roots) {
             let image = Image::TmpfsDev(m.dev);
             let out = dir.create_raw(image)?;
@@ -126,7 +133,7 @@ pub(crate) fn check(_ns: &Namespace, _cx: &Cx<'_>) -> Result<(), Error> {
 /// Writes its images.
 pub(crate) fn dump(ns: &Namespace, cx: &Cx<'_>) -> Result<(), Error> {
     let maps = &cx.all.maps;
-    cx.all.mounts.write(ns, cx.dir, &|uid, gid| (maps.uid(uid), maps.gid(gid)))
+    cx.all.mounts.write(ns, cx, &|uid, gid| (maps.uid(uid), maps.gid(gid)))
 }
 
 /// POSIX message queues and the like have no image.
@@ -146,12 +153,16 @@ fn must_be_empty(m: &MountInfo, root: &OwnedFd) -> Result<(), Error> {
     }
 }
 
-/// `mountinfo` of a namespace, seen from its root, and that root.
-fn look(ns: BorrowedFd<'_>) -> Result<(Vec<u8>, OwnedFd), Error> {
+/// `mountinfo` of a namespace, seen from its root and a cgroup namespace, and that root.
+fn look(ns: BorrowedFd<'_>, cgroup: Option<BorrowedFd<'_>>) -> Result<(Vec<u8>, OwnedFd), Error> {
     let dir = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let failed = |call: &str, e: nix::Error| Error::from(sys::Error::new(call, e as i32));
     let proc = open("/proc", dir, Mode::empty()).map_err(|e| failed("open(/proc)", e))?;
     clean::inside(ns, || {
+        if let Some(cgroup) = cgroup {
+            nix::sched::setns(cgroup, nix::sched::CloneFlags::CLONE_NEWCGROUP)
+                .map_err(|e| failed("setns(cgroup)", e))?;
+        }
         let root = open("/", dir, Mode::empty()).map_err(|e| failed("open(/)", e))?;
         let name = "thread-self/mountinfo";
         let fd = openat(&proc, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
@@ -161,6 +172,24 @@ fn look(ns: BorrowedFd<'_>) -> Result<(Vec<u8>, OwnedFd), Error> {
         read.map_err(|e| sys::Error::io("read(/proc/thread-self/mountinfo)", &e))?;
         Ok((text, root))
     })
+}
+
+/// Options with the owners that a user namespace has for those outside.
+fn inside(options: &[u8], maps: &super::user::Maps) -> Vec<u8> {
+    let one = |option: &[u8]| -> Vec<u8> {
+        let number = |key: &str| {
+            let value = option.strip_prefix(key.as_bytes())?;
+            std::str::from_utf8(value).ok()?.parse::<u32>().ok()
+        };
+        if let Some(uid) = number("uid=") {
+            return format!("uid={}", maps.uid(uid)).into_bytes();
+        }
+        if let Some(gid) = number("gid=") {
+            return format!("gid={}", maps.gid(gid)).into_bytes();
+        }
+        option.to_vec()
+    };
+    options.split(|b| *b == b',').map(one).collect::<Vec<_>>().join(&b',')
 }
 
 /// Takes mounts that are not wanted out, with all that is on them.

@@ -100,7 +100,9 @@ fn new(fs: &NewFs) -> Result<OwnedFd, Error> {
     if !fs.source.is_empty() && fs.source != b"none" {
         made.set(b"source", &fs.source)?;
     }
-    for option in fs.options.split(|b| *b == b',').filter(|o| !o.is_empty()) {
+    // Only the first cgroup namespace may set it.
+    let wanted = |o: &&[u8]| !o.is_empty() && !o.starts_with(b"release_agent=");
+    for option in fs.options.split(|b| *b == b',').filter(wanted) {
         match option.iter().position(|b| *b == b'=') {
             Some(at) => made.set(&option[..at], &option[at + 1..])?,
             None => made.set_flag(option)?,
@@ -138,6 +140,8 @@ struct Builder<'a> {
     /// The namespaces, once they are made.
     namespaces: Vec<Option<OwnedFd>>,
     proc: BorrowedFd<'a>,
+    /// What was made to be bound.
+    remade: Vec<Remade>,
 }
 
 impl MntPlan {
@@ -157,10 +161,15 @@ impl MntPlan {
             fds: (0..count).map(|_| None).collect(),
             namespaces: self.trees.namespaces.iter().map(|_| None).collect(),
             proc: cx.proc,
+            remade: Vec::new(),
         };
         build.plain(cx)?;
         build.nested()?;
         build.enter(0)?;
+        // The kernel moves no mount of what is deleted.
+        for remade in std::mem::take(&mut build.remade) {
+            remade.remove()?;
+        }
         build.groups()?;
         for (tree, fd) in self.trees.namespaces.iter().zip(&build.namespaces).skip(1) {
             if let Some(fd) = fd {
@@ -255,9 +264,7 @@ impl Builder<'_> {
                 part(of.as_fd(), undo.as_ref().map_or(&path[..], |u| &u.path))?
             }
         };
-        if let Some(undo) = undo {
-            undo.remove(self)?;
-        }
+        self.remade.extend(undo);
         if !m.late {
             self.park(i, &fd)?;
         }
@@ -331,7 +338,7 @@ struct Remade {
 }
 
 impl Remade {
-    fn remove(self, _builder: &Builder<'_>) -> Result<(), Error> {
+    fn remove(self) -> Result<(), Error> {
         use nix::unistd::{UnlinkatFlags, unlinkat};
         let flag = if self.is_dir { UnlinkatFlags::RemoveDir } else { UnlinkatFlags::NoRemoveDir };
         unlinkat(&self.dir, self.name.as_slice(), flag).map_err(|e| failed("unlink", e))?;

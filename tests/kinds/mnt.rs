@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Mount namespaces.
+
+use crate::Subject;
+
+/// Stock's tar keeps neither extended attributes nor fractions of seconds.
+const NO_XATTRS: &str = "its archives have no extended attributes";
+
+#[test]
+fn mounts_of_all_kinds_stay() {
+    Subject::new("mounts").flavour("pid,mnt").check();
+}
+
+#[test]
+fn extended_attributes_in_a_tmpfs_stay() {
+    Subject::new("mounts").args(&["xattr"]).flavour("pid,mnt").lost_by_stock(NO_XATTRS).check();
+}
+
+#[test]
+fn mounts_in_a_user_namespace_stay() {
+    let why = "it wants a network namespace of the tree's own too";
+    Subject::new("mounts").flavour("user,pid,mnt,uts,ipc").lost_by_stock(why).check();
+}

@@ -34,9 +34,11 @@ use images::checkpoint::NsKind;
 use images::proto::TaskKobjIdsEntry;
 use nix::fcntl::{OFlag, open, openat, readlinkat};
 use nix::sched::{CloneFlags, setns};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat};
+use std::cell::RefCell;
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 
 /// All kinds, in the order of their numbers: that of CRIU.
 const KINDS: [NsKind; 8] = [
@@ -134,6 +136,8 @@ pub(crate) struct Namespaces {
     of_task: HashMap<i32, [Option<usize>; KINDS.len()]>,
     /// What is mounted in the tree's own.
     pub(crate) mounts: mnt::Mounts,
+    /// Those in which no task lives, found by descriptors.
+    held: RefCell<Vec<Rc<Namespace>>>,
 }
 
 impl Namespaces {
@@ -144,6 +148,7 @@ impl Namespaces {
             maps: user::Maps::default(),
             of_task: HashMap::new(),
             mounts: mnt::Mounts::default(),
+            held: RefCell::default(),
         };
         all.look("self", std::process::id() as i32, Role::Criu, request)?;
         for task in tree.alive() {
@@ -249,6 +254,34 @@ impl Namespaces {
         self.all.iter().find(|ns| ns.kind == kind && ns.ino == ino)
     }
 
+    /// The id of the namespace behind a descriptor of ours, even if no task lives in it: `None`
+    /// if it cannot be saved then. It belongs to the task `holder`.
+    pub(crate) fn id_of(
+        &self,
+        kind: NsKind,
+        fd: BorrowedFd<'_>,
+        holder: i32,
+    ) -> Result<Option<u32>, sys::Error> {
+        let stat = fstat(fd).map_err(|e| sys::Error::new("fstat(nsfs)", e as i32))?;
+        let ino = stat.st_ino;
+        if let Some(ns) = self.by_ino(kind, ino) {
+            return Ok(Some(ns.id));
+        }
+        let mut held = self.held.borrow_mut();
+        if let Some(ns) = held.iter().find(|ns| ns.kind == kind && ns.ino == ino) {
+            return Ok(Some(ns.id));
+        }
+        if kind != NsKind::Net {
+            return Ok(None);
+        }
+        let fd = fd.try_clone_to_owned().map_err(|e| sys::Error::io("dup", &e))?;
+        let last = self.all.iter().map(|ns| ns.id).max().unwrap_or(0);
+        let id = last.max(KINDS.len() as u32) + 1 + held.len() as u32;
+        let role = Role::Nested;
+        held.push(Rc::new(Namespace { kind, id, ino, role, holder, fd, external: None }));
+        Ok(Some(id))
+    }
+
     /// `ids` of a living task.
     pub(crate) fn ids(&self, task: &Task, own: u32) -> TaskKobjIdsEntry {
         let id = |kind| self.of(task, kind).map(|ns| ns.id);
@@ -331,6 +364,10 @@ pub(crate) fn dump(cx: &Cx<'_>) -> Result<(), Error> {
 
 fn each(cx: &Cx<'_>, work: impl Fn(&Namespace, &Cx<'_>) -> Result<(), Error>) -> Result<(), Error> {
     for ns in cx.all.all.iter().filter(|ns| ns.role != Role::Criu) {
+        work(ns, cx).map_err(Error::on(ns.holder))?;
+    }
+    let held = cx.all.held.borrow().clone();
+    for ns in &held {
         work(ns, cx).map_err(Error::on(ns.holder))?;
     }
     Ok(())

@@ -229,6 +229,7 @@ fn socket_namespaces(files: &Files) -> impl Iterator<Item = u32> {
             f.psk.as_ref().and_then(|s| s.ns_id),
             f.nlsk.as_ref().and_then(|s| s.ns_id),
             f.tunf.as_ref().and_then(|s| s.ns_id),
+            f.nsf.as_ref().filter(|n| n.ns_cflag == NsKind::Net as u32).map(|n| n.ns_id),
         ]
     });
     ids.flatten().filter(|id| *id != 0)

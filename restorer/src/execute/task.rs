@@ -83,6 +83,7 @@ fn prepare_root(cx: &mut Context<'_>) -> Result<(), Error> {
         die_with_parent(cx.plan.facts.pid)?;
     }
     cx.made = env.made;
+    cx.files.set_namespaces(&cx.made);
     for (mounts, root) in std::mem::take(&mut cx.made.roots) {
         cx.files.add_nested(&mounts, root)?;
     }

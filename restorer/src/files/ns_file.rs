@@ -1,30 +1,55 @@
-//! Descriptors of namespaces: those of a task that lives in them.
+//! Descriptors of namespaces: of those that tasks live in, of the restorer's own, and of network
+//! namespaces that nobody lives in.
 
-use super::set::FileSet;
+use super::open::Files;
 use super::{Error, Result, failed};
+use images::checkpoint::NsKind;
 use images::proto::NsFileEntry;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
-pub(super) fn open(set: &FileSet, entry: &NsFileEntry) -> Result<OwnedFd> {
-    let wanted = (entry.ns_cflag, entry.ns_id);
-    let task = set.tasks.iter().find(|t| t.namespaces.contains(&wanted)).ok_or_else(|| {
-        let text = format!("no task of the images is in namespace {}", entry.ns_id);
-        Error::Refused(text)
-    })?;
-    let kind = match entry.ns_cflag as i32 {
-        libc::CLONE_NEWPID => "pid",
-        libc::CLONE_NEWNET => "net",
-        libc::CLONE_NEWIPC => "ipc",
-        libc::CLONE_NEWUTS => "uts",
-        libc::CLONE_NEWNS => "mnt",
-        libc::CLONE_NEWUSER => "user",
-        libc::CLONE_NEWCGROUP => "cgroup",
-        0x80 => "time",
-        other => return Err(Error::Refused(format!("no namespace has flag {other:#x}"))),
+/// `_IO(0xff, …)`: the namespaces of a process by its pidfd (6.11).
+fn request(kind: NsKind) -> u64 {
+    let number = match kind {
+        NsKind::Cgroup => 1,
+        NsKind::Ipc => 2,
+        NsKind::Mnt => 3,
+        NsKind::Net => 4,
+        NsKind::Pid => 5,
+        NsKind::Time => 7,
+        NsKind::User => 9,
+        NsKind::Uts => 10,
     };
-    let path = format!("/proc/{}/ns/{kind}", task.vpid);
-    nix::fcntl::open(&path[..], OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-        .map_err(|e| failed(format_args!("open({path})"), e))
+    0xff00 | number
+}
+
+impl Files<'_> {
+    pub(super) fn open_namespace(&self, entry: &NsFileEntry) -> Result<OwnedFd> {
+        let flag = entry.ns_cflag;
+        let kind = NsKind::ALL.into_iter().find(|kind| kind.clone_flag() == flag);
+        let kind =
+            kind.ok_or_else(|| Error::Refused(format!("no namespace has flag {flag:#x}")))?;
+        let wanted = (flag, entry.ns_id);
+        if let Some(task) = self.set.tasks.iter().find(|t| t.namespaces.contains(&wanted)) {
+            let pidfd = sys::fd::pidfd_open(task.vpid, 0)?;
+            if let Ok(fd) = sys::file::ioctl_fd(pidfd.as_fd(), request(kind)) {
+                return Ok(fd);
+            }
+            let path = format!("proc/{}/ns/{}", task.vpid, kind.name());
+            return Ok(sys::path::open_in_root(self.root()?, path.as_bytes(), libc::O_RDONLY)?);
+        }
+        if let Some(fd) = self.namespaces.get(&(kind, entry.ns_id)) {
+            let copy = fd.try_clone();
+            return copy.map_err(|e| sys::Error::io("dup", &e).into());
+        }
+        if self.set.namespaces.contains(&wanted) {
+            let path = format!("{}/ns/{}", self.coordinator, kind.name());
+            let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+            return nix::fcntl::openat(&self.proc, &path[..], flags, Mode::empty())
+                .map_err(|e| failed(format_args!("open(/proc/{path})"), e));
+        }
+        let text = format!("nobody is in {} namespace {}", kind.name(), entry.ns_id);
+        Err(Error::Refused(text))
+    }
 }

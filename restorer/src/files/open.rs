@@ -6,11 +6,14 @@ use super::plan::{By, FilesPlan, Unit};
 use super::set::{FileSet, TaskFiles};
 use super::{At, Error, Result, failed};
 use crate::Request;
+use crate::ns::Made;
+use images::checkpoint::NsKind;
 use images::pages::Chain;
 use images::proto::{FownEntry, TtyType};
 use images::{Dir, Extent};
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// Status flags that are set on descriptors which were not opened by a path.
@@ -29,9 +32,13 @@ pub struct Files<'a> {
     pub(super) chain: &'a Chain,
     /// `/proc` of the coordinator: `self` in it is whoever looks.
     pub(super) proc: OwnedFd,
+    /// The coordinator's number there.
+    pub(super) coordinator: u32,
     root: Option<OwnedFd>,
+    /// Namespaces that were made for others than the root task.
+    pub(super) namespaces: HashMap<(NsKind, u32), Rc<OwnedFd>>,
     /// Roots of mount namespaces that are not the root task's, by the ids of their mounts.
-    nested: HashMap<u32, std::rc::Rc<OwnedFd>>,
+    nested: HashMap<u32, Rc<OwnedFd>>,
     /// Descriptions that several tasks use or that are still worked on, above the base.
     pub(super) held: HashMap<u32, OwnedFd>,
     /// Files without a name, open by `O_PATH`.
@@ -59,7 +66,9 @@ impl<'a> Files<'a> {
             request,
             chain,
             proc,
+            coordinator: std::process::id(),
             root: None,
+            namespaces: HashMap::new(),
             nested: HashMap::new(),
             held: HashMap::new(),
             handles: HashMap::new(),
@@ -73,6 +82,11 @@ impl<'a> Files<'a> {
     /// `/proc` of the coordinator: `self` in it is whoever looks.
     pub(crate) fn proc(&self) -> BorrowedFd<'_> {
         self.proc.as_fd()
+    }
+
+    /// Namespaces that were made for others than the root task.
+    pub(crate) fn set_namespaces(&mut self, made: &Made) {
+        self.namespaces = made.all().clone();
     }
 
     /// Numbers from this on are nobody's.
@@ -216,8 +230,8 @@ impl<'a> Files<'a> {
 
     /// A mount namespace that only other tasks than the root are in: its mounts, its root.
     pub(crate) fn add_nested(&mut self, mounts: &[u32], root: OwnedFd) -> Result<()> {
-        let root = std::rc::Rc::new(self.raise_owned(root)?);
-        self.nested.extend(mounts.iter().map(|id| (*id, std::rc::Rc::clone(&root))));
+        let root = Rc::new(self.raise_owned(root)?);
+        self.nested.extend(mounts.iter().map(|id| (*id, Rc::clone(&root))));
         Ok(())
     }
 
@@ -335,7 +349,7 @@ impl<'a> Files<'a> {
         } else if let Some(e) = &f.pidfd {
             super::pidfd::open(e)
         } else if let Some(e) = &f.nsf {
-            super::ns_file::open(self.set, e)
+            self.open_namespace(e)
         } else if let Some(e) = &f.psk {
             super::packet_sock::open(e)
         } else if f.tunf.is_some() {

@@ -58,6 +58,8 @@ pub(super) struct Ghost {
 pub(super) struct FileSet {
     /// Parents before children; only tasks that live.
     pub(super) tasks: Vec<TaskFiles>,
+    /// Those of the dumper: `CLONE_NEW*` and id.
+    pub(super) namespaces: Vec<(u32, u32)>,
     /// Descriptor tables by number.
     pub(super) tables: BTreeMap<u32, Arc<Vec<FdinfoEntry>>>,
     /// Open file descriptions other than regular ones, by id.
@@ -89,7 +91,7 @@ pub(super) struct FileSet {
 impl FileSet {
     /// Takes out of a checkpoint what files need.
     pub(super) fn of(cp: &Checkpoint) -> Self {
-        let mut set = Self::default();
+        let mut set = Self { namespaces: namespaces(&cp.root_ids), ..Self::default() };
         for task in &cp.tasks {
             let (Some(live), Some(ids)) = (&task.live, &task.ids) else { continue };
             set.tables.entry(ids.files_id).or_insert_with(|| live.fdinfo.clone());

@@ -41,6 +41,7 @@ use images::checkpoint::{Checkpoint, NsKind, Task};
 use nix::sched::{CloneFlags, setns, unshare};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::rc::Rc;
 
 /// The namespaces of a tree: `None` for kinds that stay the restorer's.
 #[derive(Debug, Default)]
@@ -78,7 +79,7 @@ pub(crate) struct Cx<'a> {
 pub(crate) struct Made {
     /// Descriptors below belong to the images.
     least: RawFd,
-    fds: HashMap<(NsKind, u32), OwnedFd>,
+    fds: HashMap<(NsKind, u32), Rc<OwnedFd>>,
     /// Mount namespaces that only other tasks are in: ids of their mounts, root directory.
     pub(crate) roots: Vec<(Vec<u32>, OwnedFd)>,
     /// Mounts that become read-only when all files are open.
@@ -93,7 +94,7 @@ impl Made {
 
     /// Keeps a namespace for those that enter it.
     pub(crate) fn put(&mut self, kind: NsKind, id: u32, fd: BorrowedFd<'_>) -> Result<(), Error> {
-        self.fds.insert((kind, id), sys::fd::dup_above(fd, self.least)?);
+        self.fds.insert((kind, id), Rc::new(sys::fd::dup_above(fd, self.least)?));
         Ok(())
     }
 
@@ -102,9 +103,14 @@ impl Made {
         Ok(sys::fd::dup_above(fd, self.least)?)
     }
 
+    /// All that were made.
+    pub(crate) fn all(&self) -> &HashMap<(NsKind, u32), Rc<OwnedFd>> {
+        &self.fds
+    }
+
     /// A namespace that was made.
     pub(crate) fn get(&self, kind: NsKind, id: u32) -> Option<BorrowedFd<'_>> {
-        self.fds.get(&(kind, id)).map(OwnedFd::as_fd)
+        self.fds.get(&(kind, id)).map(|fd| fd.as_fd())
     }
 }
 

@@ -25,6 +25,23 @@ impl Crowd {
         Self { sandbox, pid, maps }
     }
 
+    /// In namespaces of its own, where its numbers outside are others after each restore: its
+    /// memory is not compared then.
+    pub(crate) fn start_in(name: &str, kinds: &str) -> Self {
+        let sandbox = Sandbox::new(name);
+        let dir = sandbox.dir().to_str().expect("utf-8").to_owned();
+        sandbox.start_in(kinds, &subject("crowd"), &[&dir]);
+        let heard = sandbox.hear(&["ready", "bad"], LIMIT).expect("crowd gets ready");
+        assert!(heard.starts_with("ready"), "{heard}");
+        let pid = sandbox.root_pid().expect("root.pid");
+        Self { sandbox, pid, maps: BTreeMap::new() }
+    }
+
+    /// What is mounted in the sandbox.
+    pub(crate) fn mounts(&self) -> String {
+        self.sandbox.shell("cut -d' ' -f3- /proc/self/mountinfo")
+    }
+
     fn beats(&self) -> Vec<u64> {
         let bytes = fs::read(self.sandbox.path("beats")).expect("beats");
         let word = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));

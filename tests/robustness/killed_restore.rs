@@ -12,10 +12,24 @@ use std::time::{Duration, Instant};
 
 #[test]
 fn a_killed_restore_leaves_nothing() {
+    killed(|| Crowd::start("killed-restore"));
+}
+
+#[test]
+fn a_killed_restore_leaves_no_namespace() {
+    killed(|| Crowd::start_in("killed-ns-restore", "pid,mnt,uts,ipc,time"));
+}
+
+#[test]
+fn a_killed_restore_leaves_no_user_namespace() {
+    killed(|| Crowd::start_in("killed-uns-restore", "user,pid,mnt,uts,ipc"));
+}
+
+fn killed(start: fn() -> Crowd) {
     if Criu::ours_is_stock() {
         return crate::support::skip("killed restore", "stock leaves tasks behind");
     }
-    let crowd = Crowd::start("killed-restore");
+    let crowd = start();
     let sandbox = &crowd.sandbox;
     let images = sandbox.path("images");
     fs::create_dir(&images).expect("images");
@@ -27,7 +41,13 @@ fn a_killed_restore_leaves_nothing() {
     fs::create_dir(sandbox.path("work")).expect("work");
     let files = all_files(sandbox.dir());
 
-    let restore = ["restore", "-v4", "-o", "restore.log", "-D", &images, "-W", "work", "-d"];
+    let mounts = crowd.mounts();
+    let root = sandbox.path("root");
+    let mut restore =
+        vec!["restore", "-v4", "-o", "restore.log", "-D", &images, "-W", "work", "-d"];
+    if root.exists() {
+        restore.extend(["--root", root.to_str().expect("utf-8")]);
+    }
     let start = Instant::now();
     let ended = sandbox.run(&Criu::ours().path, &restore, "restore.out");
     let mut limit = start.elapsed();
@@ -40,7 +60,7 @@ fn a_killed_restore_leaves_nothing() {
     for turn in 0..count("AMBER_KILLS", 20) {
         let delay = random.within(limit);
         let mut command = sandbox.command(&Criu::ours().path, "restore.out");
-        let child = command.args(restore).spawn().expect("nsenter");
+        let child = command.args(&restore).spawn().expect("nsenter");
         std::thread::sleep(delay);
         if let Some(criu) = child_of(child.id()) {
             _ = kill(Pid::from_raw(criu), Signal::SIGKILL);
@@ -53,6 +73,7 @@ fn a_killed_restore_leaves_nothing() {
             let left: Vec<_> = all_files(sandbox.dir()).difference(&files).cloned().collect();
             let left: Vec<_> = left.iter().filter(|f| !f.contains("restore")).collect();
             assert!(left.is_empty(), "kill {turn} after {delay:?}: files left: {left:?}");
+            assert_eq!(crowd.mounts(), mounts, "kill {turn} after {delay:?}");
             continue;
         };
         // The tree had started: then it must be whole.
@@ -73,7 +94,9 @@ fn a_killed_restore_leaves_nothing() {
 }
 
 fn kill_tree(crowd: &Crowd) {
-    crowd.sandbox.shell(&format!("kill -9 -- -{0} 2>/dev/null || kill -9 {0}", crowd.pid));
+    let pids: Vec<String> = crowd.sandbox.pids().iter().map(u32::to_string).collect();
+    // Some may have gone with others.
+    crowd.sandbox.shell(&format!("kill -9 {} 2>/dev/null || true", pids.join(" ")));
     crowd.sandbox.empty().expect("killed");
 }
 

@@ -18,6 +18,7 @@ mod memfd;
 mod memory;
 mod mnt;
 mod ns;
+mod ns_external;
 mod ns_file;
 mod pidfd;
 mod pipe;

@@ -70,3 +70,8 @@ fn a_namespace_is_joined_instead_of_the_restorers() {
         .restore_args(&["--join-ns", "uts:/mnt/uts"])
         .check();
 }
+
+#[test]
+fn the_init_of_a_pid_namespace_comes_back_as_a_sibling() {
+    Subject::new("sessions").flavour("pid,uts").restore_args(&["--restore-sibling"]).check();
+}

@@ -3,6 +3,7 @@
 use crate::files::{Ahead, FileTable, Finished};
 use crate::freezer::Freezer;
 use crate::hooks::{Action, Hooks, QUERY_EXT_FILES};
+use crate::network::Network;
 use crate::ns::{self, Namespaces};
 use crate::pages::Control;
 use crate::pages::dirty::Dirty;
@@ -19,6 +20,7 @@ use parasite::{Frozen, Limits};
 use std::collections::HashSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
+use sys::net_lock::Method;
 
 /// The whole dump, in the worker process.
 pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Result<Stats, Error> {
@@ -44,21 +46,30 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
     };
     let still = Instant::now();
     stats.freezing_time = micros(still - begun);
-    let saved = with_ext_files(request, hooks)
-        .and_then(|request| {
+    let mut network = Network::default();
+    let locked = inventory::run_id()
+        .and_then(|run_id| network.lock(request, &run_id, hooks).map(|()| run_id));
+    let saved = locked
+        .and_then(|run_id| Ok((run_id, with_ext_files(request, hooks)?)))
+        .and_then(|(run_id, request)| {
             let control = Control { stop, progress: hooks.progress() };
-            save(&mut frozen, &request, &dir, freezer.as_ref(), &mut dirty, control, &mut stats)
+            let around =
+                Around { run_id: &run_id, lock: network.method(), freezer: freezer.as_ref() };
+            let files =
+                save(&mut frozen, &request, &around, &dir, &mut dirty, control, &mut stats)?;
+            Ok((files, run_id))
         })
         .and_then(|saved| run_hook(hooks, Action::PostDump, request).map(|()| saved));
     // A failure drops what is to be undone outside the tasks before they run on.
     let saved = saved.and_then(|(files, run_id)| match request.leave {
-        Leave::Dead => files.keep().map(|()| run_id),
+        Leave::Dead => files.keep().and_then(|()| network.keep()).map(|()| run_id),
         Leave::Stopped | Leave::Running => {
             files.keep_links();
             Ok(run_id)
         }
     });
     let leave = if saved.is_ok() { request.leave } else { Leave::Running };
+    network.unlock(request, leave, hooks);
     match (&mut freezer, leave) {
         (Some(freezer), Leave::Dead) => freezer.forget(),
         (Some(freezer), _) => freezer.put_back(),
@@ -127,16 +138,24 @@ pub(crate) fn micros(d: Duration) -> u32 {
     d.as_micros() as u32
 }
 
+/// What was done before the tree is looked at.
+struct Around<'a> {
+    run_id: &'a str,
+    /// How a net namespace of the tree's own is locked.
+    lock: Option<Method>,
+    freezer: Option<&'a Freezer>,
+}
+
 /// Everything that is done while the tree holds still.
 fn save(
     frozen: &mut Frozen,
     request: &Request,
+    around: &Around<'_>,
     dir: &Dir,
-    freezer: Option<&Freezer>,
     dirty: &mut Dirty,
     control: Control<'_>,
     stats: &mut Stats,
-) -> Result<(Finished, String), Error> {
+) -> Result<Finished, Error> {
     let stop = control.stop;
     let mut tree = tree::describe(frozen)?;
     tree::check_sessions(&tree, request)?;
@@ -149,19 +168,19 @@ fn save(
     let ahead = Ahead::start(&tree).map_err(Error::Files)?;
     ask_inside(&mut tree, frozen, request, stop)?;
     dirty.enter(frozen, &tree, deadline(request));
-    let run_id = inventory::run_id()?;
     cx = ns::Cx { tree: &tree, request, dir, all: &namespaces, segments: &segments };
     let files = FileTable::new(request, &tree, ahead, Rc::clone(&namespaces))?;
-    let (contents, files) = contents(&cx, files, &run_id, dirty, control, stats)?;
+    let (contents, files) = contents(&cx, files, around.run_id, dirty, control, stats)?;
     ns::dump(&cx)?;
     let cores = cores(&cx, frozen, &sets, stop)?;
     write_tasks(&cx, contents, cores)?;
-    if let Some(entry) = sets.entry(request, freezer)? {
+    if let Some(entry) = sets.entry(request, around.freezer)? {
         dir.write_one(Image::Cgroup, &entry)?;
     }
     stop.check()?;
-    inventory::write(dir, request, &run_id, files.lock_method(request))?;
-    Ok((files, run_id))
+    let method = around.lock.unwrap_or_else(|| files.lock_method(request));
+    inventory::write(dir, request, around.run_id, method)?;
+    Ok(files)
 }
 
 /// Runs code in each task, one after the other: nothing of ours is left when this returns.

@@ -19,6 +19,7 @@ mod guard;
 mod hooks;
 mod inventory;
 mod mm;
+mod network;
 mod ns;
 mod pages;
 mod pre_dump;

@@ -9,23 +9,58 @@ use std::fs;
 struct Pair {
     sandbox: Sandbox,
     pid: String,
+    /// Both ends are in a net namespace of their own: its file, and its inode.
+    ns: Option<(String, String)>,
 }
 
 impl Pair {
     /// `None` if this kernel cannot make it.
-    fn of(family: &str, role: &str, state: &str) -> Option<Self> {
+    fn of((family, role, state): Which<'_>, own: bool) -> Option<Self> {
         let sandbox = Sandbox::new("tcp");
         let dir = sandbox.dir().to_str().expect("utf-8").to_owned();
-        let args = [&dir, family, role, state];
-        sandbox.start(&tool("tcp_peer"), &args);
-        sandbox.start(&subject("tcp_stream"), &args);
+        let ns = own.then(|| {
+            let file = format!("{dir}/net");
+            let made = format!(
+                "touch {file} && unshare --net={file} ip link set lo up && stat -Lc %i {file}"
+            );
+            let ino = sandbox.shell(&made).trim().to_owned();
+            (file, ino)
+        });
+        let args = [&dir[..], family, role, state];
+        for program in [tool("tcp_peer"), subject("tcp_stream")] {
+            match &ns {
+                None => sandbox.start(&program, &args),
+                Some((file, _)) => {
+                    let net = format!("--net={file}");
+                    let mut all = vec![&net[..], program.to_str().expect("utf-8")];
+                    all.extend(args);
+                    sandbox.start("/usr/bin/nsenter".as_ref(), &all);
+                }
+            }
+        }
         let heard = sandbox.hear(&["ready", "bad", "skip"], LIMIT).expect("ready");
         if heard.starts_with("skip") {
             println!("SKIPPED {family} {state}: {heard}");
             return None;
         }
         let pid = heard.strip_prefix("ready ").unwrap_or_else(|| panic!("{state}: {heard}"));
-        Some(Self { pid: pid.to_owned(), sandbox })
+        Some(Self { pid: pid.to_owned(), sandbox, ns })
+    }
+
+    /// A directory for images.
+    fn images(&self) -> std::path::PathBuf {
+        let images = self.sandbox.path("images");
+        fs::create_dir(&images).expect("images");
+        images
+    }
+
+    /// An action script that refuses.
+    fn refusal_of(&self, action: &str) -> String {
+        let path = self.sandbox.path("script").display().to_string();
+        let text = format!("#!/bin/sh\n[ $CRTOOLS_SCRIPT_ACTION != {action} ] || exit 3\n");
+        fs::write(&path, text).expect("script");
+        self.sandbox.shell(&format!("chmod +x {path}"));
+        path
     }
 
     /// What both ends say at their end, and that nothing of the lock is left.
@@ -41,7 +76,10 @@ impl Pair {
     }
 
     fn unlocked(&self) -> Result<(), String> {
-        let rules = self.sandbox.shell("nft list ruleset; iptables-save; ip6tables-save");
+        let net =
+            self.ns.as_ref().map_or("--net=/proc/self/ns/net".into(), |n| format!("--net={}", n.0));
+        let line = "nft list ruleset; iptables-save; ip6tables-save";
+        let rules = self.sandbox.shell(&format!("nsenter {net} sh -c '{line}'"));
         match rules.contains("CRIU") || rules.contains("c114") {
             true => Err(format!("a lock is left: {rules}")),
             false => Ok(()),
@@ -49,38 +87,120 @@ impl Pair {
     }
 }
 
-fn one(
-    by: &Criu,
-    to: &Criu,
-    lock: &str,
-    (family, role, state): (&str, &str, &str),
-) -> Result<(), String> {
-    let Some(pair) = Pair::of(family, role, state) else { return Ok(()) };
-    let images = pair.sandbox.path("images");
-    fs::create_dir(&images).expect("images");
+/// Family, role of the subject, state.
+type Which<'a> = (&'a str, &'a str, &'a str);
+
+fn one(by: &Criu, to: &Criu, lock: &str, what: Which<'_>, own: bool) -> Result<(), String> {
+    let Some(pair) = Pair::of(what, own) else { return Ok(()) };
+    let images = pair.images();
     // Only connections that are alive need the option; stock always does.
     let stock = by.name == "stock" || to.name == "stock";
-    let ended = matches!(state, "close" | "reset") && !stock;
+    let ended = matches!(what.2, "close" | "reset") && !stock;
     let option = if ended { &[][..] } else { &["--tcp-established"] };
-    let locked = [option, &["--network-lock", lock]].concat();
-    dump(&pair.sandbox, by, &pair.pid, &images, &locked)?;
+    let mut dumping = [option, &["--network-lock", lock]].concat();
+    let external = pair.ns.as_ref().map(|(_, ino)| format!("net[{ino}]:net"));
+    if let Some(external) = &external {
+        dumping.extend(["--external", external]);
+    }
+    dump(&pair.sandbox, by, &pair.pid, &images, &dumping)?;
     std::thread::sleep(std::time::Duration::from_millis(400));
-    restore(&pair.sandbox, to, &images, option)?;
+    match &pair.ns {
+        None => restore(&pair.sandbox, to, &images, option)?,
+        Some((file, _)) => {
+            let dir = images.to_str().expect("utf-8");
+            let line = format!(
+                "exec {} restore -v4 -o restore.log -D {dir} -d --inherit-fd 'fd[9]:net' {} 9<{file}",
+                to.path.display(),
+                option.join(" ")
+            );
+            let ended = pair.sandbox.run("/bin/bash".as_ref(), &["-c", &line], "restore.out");
+            if !ended.success() {
+                return Err(tail(&images.join("restore.log"), 25));
+            }
+        }
+    }
     let logs = || tail(&images.join("dump.log"), 15) + &tail(&images.join("restore.log"), 15);
     pair.finish().map_err(|e| format!("{e}\n{}", logs()))
 }
 
-fn check(lock: &str, what: (&str, &str, &str), lost_by_stock: bool) {
+fn check(lock: &str, what: Which<'_>, lost_by_stock: bool) {
+    check_in(lock, what, lost_by_stock, false);
+}
+
+fn check_in(lock: &str, what: Which<'_>, lost_by_stock: bool, own: bool) {
     let mut failures = vec![];
     for (by, to) in directions(&Criu::ours(), Criu::stock().as_ref()) {
         if lost_by_stock && (by.name == "stock" || to.name == "stock") {
             continue;
         }
-        if let Err(e) = one(&by, &to, lock, what) {
+        if let Err(e) = one(&by, &to, lock, what, own) {
             failures.push(format!("=== {what:?} {lock} ({} -> {}): {e}", by.name, to.name));
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn a_stream_in_a_namespace_of_its_own_loses_no_byte() {
+    check_in("nftables", ("4", "server", "stream"), false, true);
+    check_in("iptables", ("6", "client", "stream"), false, true);
+}
+
+#[test]
+fn a_refused_dump_harms_no_connection() {
+    let pair = Pair::of(("4", "client", "stream"), false).expect("IPv4");
+    let images = pair.images();
+    let said = dump(&pair.sandbox, &Criu::ours(), &pair.pid, &images, &[]).expect_err("refused");
+    assert!(said.contains("consider using --tcp-established option"), "{said}");
+    // Refused when the lock is there already.
+    let script = ["--tcp-established", "--action-script", &pair.refusal_of("post-dump")];
+    dump(&pair.sandbox, &Criu::ours(), &pair.pid, &images, &script).expect_err("refused");
+    pair.finish().expect("both go on");
+}
+
+#[test]
+fn a_connection_left_running_goes_on() {
+    let pair = Pair::of(("6", "server", "stream"), false).expect("IPv6");
+    let options = ["--tcp-established", "--leave-running"];
+    dump(&pair.sandbox, &Criu::ours(), &pair.pid, &pair.images(), &options).expect("dump");
+    pair.finish().expect("both go on");
+}
+
+#[test]
+fn a_failed_restore_leaves_the_lock_for_the_next() {
+    let pair = Pair::of(("4", "client", "stream"), false).expect("IPv4");
+    let images = pair.images();
+    let lock = ["--tcp-established", "--network-lock", "nftables"];
+    let ours = Criu::ours();
+    dump(&pair.sandbox, &ours, &pair.pid, &images, &lock).expect("dump");
+    let before = pair.sandbox.shell("nft list ruleset");
+    assert!(before.contains("CRIU-"), "{before}");
+    restore(&pair.sandbox, &ours, &images, &[]).expect_err("refused");
+    let script = ["--tcp-established", "--action-script", &pair.refusal_of("post-restore")];
+    restore(&pair.sandbox, &ours, &images, &script).expect_err("refused");
+    assert_eq!(pair.sandbox.shell("nft list ruleset"), before);
+    restore(&pair.sandbox, &ours, &images, &["--tcp-established"]).expect("restore");
+    pair.finish().expect("both go on");
+}
+
+#[test]
+fn connections_are_closed_when_asked_to() {
+    for (dumping, lock_left) in [(&["--tcp-close"][..], false), (&["--tcp-established"], true)] {
+        let pair = Pair::of(("4", "client", "stream"), false).expect("IPv4");
+        let images = pair.images();
+        let ours = Criu::ours();
+        dump(&pair.sandbox, &ours, &pair.pid, &images, dumping).expect("dump");
+        let rules = pair.sandbox.shell("iptables-save");
+        assert_eq!(rules.contains("c114"), lock_left, "{rules}");
+        if !lock_left {
+            let said = restore(&pair.sandbox, &ours, &images, &[]).expect_err("refused");
+            assert!(said.contains("--tcp-close"), "{said}");
+        }
+        restore(&pair.sandbox, &ours, &images, &["--tcp-close"]).expect("restore");
+        pair.unlocked().expect("no lock is left");
+        let connections = format!("ss -tnap | grep -c 'pid={},' || true", pair.pid);
+        assert_eq!(pair.sandbox.shell(&connections).trim(), "0");
+    }
 }
 
 #[test]

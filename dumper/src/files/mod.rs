@@ -45,6 +45,7 @@ mod write;
 
 pub use ahead::Ahead;
 pub use error::Error as FilesError;
+pub(crate) use net_lock::method as lock_method;
 pub use write::Finished;
 
 use crate::ns::Namespaces;

@@ -7,6 +7,7 @@ use super::FileTable;
 use super::error::{Error as FilesError, Why};
 use super::parse::InetDiag;
 use crate::{Error, NetworkLock, Request};
+use images::checkpoint::NsKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use sys::net_lock::{Connection, Guard, Method, Place, What};
 use sys::tcp::state::{BOUND_INACTIVE, CLOSE, LISTEN};
@@ -32,7 +33,7 @@ impl FileTable {
     pub(crate) fn lock_network(&mut self, run_id: &str) -> Result<(), Error> {
         self.net_lock.place = Place::name(run_id);
         // Others are refused, or closed.
-        if !self.request.tcp_established || self.request.tcp_close {
+        if !self.request.tcp_established || self.request.tcp_close || self.is_locked() {
             return Ok(());
         }
         let found = self.connections().map_err(|why| Error::Files(FilesError::Tree(why)))?;
@@ -45,12 +46,20 @@ impl FileTable {
 
     /// A connection that was not found before: it is in flight inside of another socket.
     pub(super) fn lock_connection(&mut self, diag: &InetDiag) -> Result<(), Why> {
+        if self.is_locked() {
+            return Ok(());
+        }
         let connection = connection(diag);
         match &mut self.net_lock.guard {
             Some(guard) => guard.add(connection)?,
             None => self.lock(vec![connection])?,
         }
         Ok(())
+    }
+
+    /// The tree has a net namespace of its own, which is locked as a whole.
+    fn is_locked(&self) -> bool {
+        self.ns.root(NsKind::Net).is_some()
     }
 
     fn lock(&mut self, connections: Vec<Connection>) -> Result<(), sys::Error> {

@@ -46,7 +46,7 @@ pub(crate) fn run(request: &Request, hooks: &mut dyn Hooks) -> Result<Restored, 
     raise_nofile(&plan.facts);
     hook(hooks, Action::PreRestore, None)?;
 
-    let lock = files::net_lock::Lock::new(&cp, &plan.files, request)?;
+    let lock = files::net_lock::Lock::new(&cp, &plan.files, request, plan.ns.net.is_some())?;
     let saved = Saved::enter()?;
     let pids = Pids::default();
     let mut tree = Tree { plan: &plan, request, root: 0, pids, leaders: false };
@@ -137,7 +137,7 @@ impl Tree<'_> {
         &mut self,
         hooks: &mut dyn Hooks,
         groups: &Groups<'_>,
-        lock: files::net_lock::Lock,
+        mut lock: files::net_lock::Lock,
         begun: Instant,
     ) -> Result<RestoreStatsEntry, Error> {
         let plan = self.plan;
@@ -149,6 +149,7 @@ impl Tree<'_> {
         if plan.ns.any() {
             hook(hooks, Action::SetupNamespaces, Some(self.root))?;
             self.stage(&board, Stage::PrepareNamespaces, 1)?;
+            lock.enter(self.root)?;
             groups.place_root_inside(plan, self.root)?;
             hook(hooks, Action::PostSetupNamespaces, None)?;
         }
@@ -183,6 +184,11 @@ impl Tree<'_> {
         finish::set_registers(plan, &self.pids)?;
         finish::stop_signals(plan, &self.pids, self.request)?;
         files::file_lock::break_leases(&plan.files, &pid_of)?;
+        if lock.is_whole()
+            && let Err(code) = hooks.run(Action::NetworkUnlock, Some(self.root))
+        {
+            log::warn!("network-unlock hook failed with {code}");
+        }
         lock.unlock();
         files::tcp_stream::finish(&plan.files, self.request, flying, &pid_of)?;
         if let Err(code) = hooks.run(Action::PreResume, Some(self.root)) {

@@ -4,9 +4,10 @@
 //! again. Besides, the restore locks the same connections itself: there may be nothing left of
 //! the dump's lock, on another machine or after a boot.
 
-use super::{Error, FilesPlan, Result, tcp_stream};
+use super::{Error, FilesPlan, Result, failed_io, tcp_stream};
 use crate::Request;
 use images::Checkpoint;
+use std::fs::File;
 use sys::net_lock::{Connection, Guard, Method, Place, What};
 use sys::tcp::state;
 
@@ -35,8 +36,13 @@ fn place(cp: &Checkpoint) -> Result<Place> {
 }
 
 impl Lock {
-    /// Locks the connections that are restored. Before any of them is made.
-    pub fn new(cp: &Checkpoint, plan: &FilesPlan, request: &Request) -> Result<Self> {
+    /// Locks the connections that are restored. Before any of them is made. With `own`, the
+    /// tree gets a net namespace of its own, which [`Lock::enter`] locks.
+    pub fn new(cp: &Checkpoint, plan: &FilesPlan, request: &Request, own: bool) -> Result<Self> {
+        let dump = place(cp)?;
+        if own {
+            return Ok(Self { guard: None, dump, what: What::Everything });
+        }
         let sockets = plan.set.files.values().filter_map(|f| f.isk.as_ref());
         let (mut all, mut alive) = (Vec::new(), Vec::new());
         for entry in sockets.filter(|e| tcp_stream::is_connection(e)) {
@@ -48,20 +54,32 @@ impl Lock {
                 alive.push(connection);
             }
         }
-        let what = What::Connections(all);
-        let dump = place(cp)?;
         let mut guard = None;
         if !alive.is_empty() && !request.tcp_close {
-            guard = match Guard::own(place(cp)?, What::Connections(alive)) {
-                Ok(guard) => Some(guard),
-                // As CRIU does it.
-                Err(e) => {
-                    log::warn!("only the lock of the dump, if any, keeps packets away: {e}");
-                    None
-                }
-            };
+            guard = own_guard(place(cp)?, What::Connections(alive));
         }
-        Ok(Self { guard, dump, what })
+        Ok(Self { guard, dump, what: What::Connections(all) })
+    }
+
+    /// Locks the net namespace of process `root`, before packets come and sockets are made.
+    pub fn enter(&mut self, root: i32) -> Result<()> {
+        if self.what != What::Everything {
+            return Ok(());
+        }
+        let open = || {
+            let path = format!("/proc/{root}/ns/net");
+            File::open(&path).map_err(|e| failed_io(format_args!("open({path})"), &e))
+        };
+        self.dump.ns = Some(open()?.into());
+        let ns = Some(open()?.into());
+        let place = Place { ns, name: self.dump.name.clone(), method: self.dump.method };
+        self.guard = own_guard(place, What::Everything);
+        Ok(())
+    }
+
+    /// Whether a namespace of the tree's own is locked.
+    pub fn is_whole(&self) -> bool {
+        self.what == What::Everything
     }
 
     /// Removes the lock of the dump and our own: packets flow again.
@@ -72,4 +90,11 @@ impl Lock {
         }
         drop(self.guard.take());
     }
+}
+
+/// A lock of our own; without one it is as with CRIU.
+fn own_guard(place: Place, what: What) -> Option<Guard> {
+    Guard::own(place, what)
+        .inspect_err(|e| log::warn!("only the lock of the dump, if any, keeps packets away: {e}"))
+        .ok()
 }

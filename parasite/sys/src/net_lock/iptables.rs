@@ -53,6 +53,10 @@ pub(super) fn add(ns: Option<BorrowedFd<'_>>, what: &What) -> Result<()> {
 
 /// Removes the rules; those that are not there are no error.
 pub(super) fn remove(ns: Option<BorrowedFd<'_>>, what: &What) -> Result<()> {
+    // Whole namespaces are new most of the time: no need to run a program.
+    if *what == What::Everything && !may_have_rules(ns) {
+        return Ok(());
+    }
     for v4 in [true, false] {
         let lines = match what {
             What::Connections(list) => rules(list, v4, "-D"),
@@ -91,6 +95,19 @@ fn rules(list: &[Connection], v4: bool, action: &str) -> Vec<String> {
     };
     let of_family = list.iter().filter(|c| c.is_v4() == v4);
     of_family.flat_map(|c| [rule("INPUT", c.peer, c.own), rule("OUTPUT", c.own, c.peer)]).collect()
+}
+
+/// Whether any rule of iptables may be there, of either kind.
+fn may_have_rules(ns: Option<BorrowedFd<'_>>) -> bool {
+    let look = || {
+        let names = std::fs::read_to_string("/proc/thread-self/net/ip_tables_names");
+        let legacy = names.is_ok_and(|n| n.contains("filter"));
+        legacy || super::nft::has_iptables().unwrap_or(true)
+    };
+    match ns {
+        Some(ns) => crate::netlink::in_net_ns(ns, look).unwrap_or(true),
+        None => look(),
+    }
 }
 
 fn has_v6() -> bool {

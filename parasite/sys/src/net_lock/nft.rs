@@ -74,6 +74,18 @@ pub(super) fn add(socket: &mut Socket, name: &str, more: &[Connection]) -> Resul
     batch(socket, elements(name, more))
 }
 
+/// Whether there is a table `ip filter`, where iptables has its rules.
+pub(super) fn has_iptables() -> Result<bool> {
+    const GETTABLE: u16 = SUBSYSTEM << 8 | 1;
+    // NFPROTO_IPV4.
+    let get = Request::new("NFT_MSG_GETTABLE", GETTABLE).body(&[2, 0, 0, 0]).text(1, b"filter");
+    match Socket::open(libc::NETLINK_NETFILTER)?.ask(&get) {
+        Ok(_) => Ok(true),
+        Err(e) if e.errno() == libc::ENOENT => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
 fn delete(name: &str) -> Request {
     message("NFT_MSG_DELTABLE", DELTABLE).about(name).text(1, name.as_bytes())
 }

@@ -77,7 +77,7 @@ impl Pair {
 
     fn unlocked(&self) -> Result<(), String> {
         let net =
-            self.ns.as_ref().map_or("--net=/proc/self/ns/net".into(), |n| format!("--net={}", n.0));
+            format!("--net={}", self.ns.as_ref().map_or("/proc/self/ns/net", |(file, _)| file));
         let line = "nft list ruleset; iptables-save; ip6tables-save";
         let rules = self.sandbox.shell(&format!("nsenter {net} sh -c '{line}'"));
         match rules.contains("CRIU") || rules.contains("c114") {

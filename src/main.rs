@@ -10,6 +10,7 @@ mod check;
 mod cli;
 mod config;
 mod cpuinfo;
+mod generate;
 mod hooks;
 mod log;
 mod options;
@@ -180,6 +181,11 @@ fn command(parsed: Parsed, raw: Raw) -> anyhow::Result<Plan> {
         return Ok(Plan::Done(FAILURE));
     };
     let word = word.to_string_lossy().into_owned();
+    if word == "generate" {
+        let kind = operands.next().unwrap_or_default();
+        say(&generate::text(&kind.to_string_lossy()).map_err(usage)?);
+        return Ok(Plan::Done(0));
+    }
     let command = if word == "cpuinfo" {
         match operands.next().as_deref().map(OsStr::to_string_lossy).as_deref() {
             Some("dump") => Command::CpuinfoDump,

@@ -2,6 +2,7 @@
 //! pages are read while it runs. What it writes meanwhile is written again by the next dump.
 
 use crate::dump::{deadline, dedup_parents, micros};
+use crate::freezer::Freezer;
 use crate::hooks::Hooks;
 use crate::pages::dirty::Dirty;
 use crate::pages::{Control, Lost};
@@ -20,11 +21,18 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
     let mut dirty = Dirty::prepare(request, &dir, true)?;
     let begun = Instant::now();
     let limits = Limits { deadline: deadline(request), stop: &|| stop.requested() };
-    let mut frozen = parasite::freeze(request.pid, &limits)?;
+    let mut freezer = request.freeze_cgroup.as_deref().map(Freezer::open).transpose()?;
+    let mut frozen = match &mut freezer {
+        Some(freezer) => freezer.freeze_tree(request.pid, &limits)?,
+        None => parasite::freeze(request.pid, &limits)?,
+    };
     let still = Instant::now();
     stats.freezing_time = micros(still - begun);
     let tree = tree::describe(&frozen)?;
     let mms = watch(&tree, &mut frozen, &mut dirty, request, stop)?;
+    if let Some(freezer) = &mut freezer {
+        freezer.put_back();
+    }
     drop(frozen);
     stats.frozen_time = micros(still.elapsed());
     let control = Control { stop, progress: hooks.progress() };

@@ -123,6 +123,11 @@ const FEATURES: &[Feature] = &[
     feature("mem_dirty_track", Group::Extra, mem_dirty_track),
 ];
 
+/// What can be asked for by name.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    FEATURES.iter().map(|f| f.name)
+}
+
 /// `criu check --feature NAME`: prints `NAME is supported` and answers 0, or says why not and
 /// answers 1.
 pub(crate) fn check_feature(name: &str) -> i32 {

@@ -5,8 +5,10 @@ mod man;
 
 use crate::options::{HasValue, Opt, Takes};
 
+type Text = fn() -> String;
+
 /// What can be generated, by name.
-const KINDS: [(&str, fn() -> String); 4] = [
+const KINDS: [(&str, Text); 4] = [
     ("man", man::page),
     ("bash", complete::bash),
     ("zsh", complete::zsh),

@@ -102,7 +102,6 @@ const NOT_BUILT: &[(&[Command], &[Lacking])] = {
                 ("--veth-pair", |r| !r.veth_pair.is_empty()),
                 ("--lsm-profile", |r| r.lsm_profile.is_some()),
                 ("--lsm-mount-context", |r| r.lsm_mount_context.is_some()),
-                ("--mntns-compat-mode", |r| r.mntns_compat_mode),
             ],
         ),
     ]

@@ -21,3 +21,8 @@ fn mounts_in_a_user_namespace_stay() {
     let why = "it wants a network namespace of the tree's own too";
     Subject::new("mounts").flavour("user,pid,mnt,uts,ipc").lost_by_stock(why).check();
 }
+
+#[test]
+fn peer_groups_are_made_by_binds_too() {
+    Subject::new("mounts").flavour("pid,mnt").restore_args(&["--mntns-compat-mode"]).check();
+}

@@ -272,6 +272,7 @@ fn at_mount(mount: BorrowedFd<'_>, flags: u64) -> Result<()> {
 /// kernel's `rootfs`), the mount is moved over it and becomes the root of the caller.
 /// `layers`: how many mounts lie on the old root's place, itself included.
 pub fn enter_root(root: BorrowedFd<'_>, layers: usize) -> Result<()> {
+    let old = crate::path::open_at("/", libc::O_PATH)?;
     let raw = root.as_raw_fd();
     let dot = c".".as_ptr();
     // SAFETY: an integer.
@@ -283,12 +284,16 @@ pub fn enter_root(root: BorrowedFd<'_>, layers: usize) -> Result<()> {
         if e.errno() != libc::EINVAL {
             return Err(e);
         }
-        let old = crate::path::open_at("/", libc::O_PATH)?;
         move_onto(root, old.as_fd()).map_err(|_| e)?;
         // SAFETY: a NUL-terminated constant.
         let ret = unsafe { libc::chroot(dot) };
         return check(ret.into(), || "chroot(\".\")".to_owned()).map(|_| ());
     }
+    // What goes takes nothing with it from peers elsewhere.
+    set_propagation(old.as_fd(), Propagation::Private, true)?;
+    // SAFETY: an integer.
+    let ret = unsafe { libc::fchdir(raw) };
+    check(ret.into(), || format!("fchdir({raw})"))?;
     // The old root is on top of the new one now, and the cwd is still the new one below it.
     for _ in 0..layers {
         // SAFETY: a NUL-terminated constant and an integer.

@@ -31,7 +31,7 @@ use sys::mount::{self, Fs, Propagation};
 pub(crate) struct Outside {
     mounts: HashMap<usize, OwnedFd>,
     /// Copies of those that stay peers.
-    peers: HashMap<usize, OwnedFd>,
+    pub(super) peers: HashMap<usize, OwnedFd>,
 }
 
 fn show(path: &[u8]) -> std::borrow::Cow<'_, str> {
@@ -39,7 +39,7 @@ fn show(path: &[u8]) -> std::borrow::Cow<'_, str> {
 }
 
 impl Mount {
-    fn at(&self, e: impl Into<Error>) -> Error {
+    pub(super) fn at(&self, e: impl Into<Error>) -> Error {
         Error::Mount {
             id: self.id,
             point: show(&self.point).into_owned(),
@@ -48,7 +48,7 @@ impl Mount {
     }
 }
 
-fn failed(call: impl std::fmt::Display, e: nix::Error) -> Error {
+pub(super) fn failed(call: impl std::fmt::Display, e: nix::Error) -> Error {
     sys::Error::new(call, e as i32).into()
 }
 
@@ -125,23 +125,32 @@ fn new(fs: &NewFs) -> Result<OwnedFd, Error> {
 }
 
 /// A copy of a part of a mount.
-fn part(of: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Error> {
+pub(super) fn part(of: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Error> {
     let at = sys::path::open_in_root(of, path, libc::O_PATH | libc::O_NOFOLLOW)?;
     Ok(mount::clone_tree(at.as_fd(), false)?)
 }
 
+/// All that a mount may have of its own.
+pub(super) const ATTRS: u64 = mount::ATTR_NOSUID
+    | mount::ATTR_NODEV
+    | mount::ATTR_NOEXEC
+    | mount::ATTR_NODIRATIME
+    | mount::ATTR_ATIME;
+
 /// Runs in the root task.
-struct Builder<'a> {
-    plan: &'a MntPlan,
-    outside: &'a Outside,
+pub(super) struct Builder<'a> {
+    pub(super) plan: &'a MntPlan,
+    pub(super) outside: &'a Outside,
     yard: OwnedFd,
     /// Each mount alone; later in its place.
-    fds: Vec<Option<OwnedFd>>,
+    pub(super) fds: Vec<Option<OwnedFd>>,
     /// The namespaces, once they are made.
-    namespaces: Vec<Option<OwnedFd>>,
-    proc: BorrowedFd<'a>,
+    pub(super) namespaces: Vec<Option<OwnedFd>>,
+    pub(super) proc: BorrowedFd<'a>,
     /// What was made to be bound.
     remade: Vec<Remade>,
+    /// Groups are there before mounts are moved to their places.
+    compat: bool,
 }
 
 impl MntPlan {
@@ -162,15 +171,27 @@ impl MntPlan {
             namespaces: self.trees.namespaces.iter().map(|_| None).collect(),
             proc: cx.proc,
             remade: Vec::new(),
+            compat: false,
         };
         build.plain(cx)?;
+        let steps = &self.trees.steps;
+        let copies = steps.iter().any(|s| matches!(s, Step::Copy(..) | Step::Outside(_)));
+        build.compat = self.compat || copies && !mount::has_set_group();
+        if build.compat {
+            log::debug!("peer groups are made by binds");
+            build.plain_groups()?;
+        }
         build.nested()?;
         build.enter(0)?;
         // The kernel moves no mount of what is deleted.
         for remade in std::mem::take(&mut build.remade) {
             remade.remove()?;
         }
-        build.groups()?;
+        if build.compat {
+            build.compare()?;
+        } else {
+            build.groups()?;
+        }
         for (tree, fd) in self.trees.namespaces.iter().zip(&build.namespaces).skip(1) {
             if let Some(fd) = fd {
                 cx.made.put(NsKind::Mnt, tree.id, fd.as_fd())?;
@@ -225,7 +246,7 @@ pub(crate) fn read_only(list: Vec<ReadOnly>, proc: BorrowedFd<'_>) -> Result<(),
     Ok(mount::enter_ns(own.as_fd())?)
 }
 
-fn own_ns(proc: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+pub(super) fn own_ns(proc: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
     let name = "thread-self/ns/mnt";
     openat(proc, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
         .map_err(|e| failed("open(/proc/thread-self/ns/mnt)", e))
@@ -273,12 +294,7 @@ impl Builder<'_> {
         {
             fill(&fd, fs, cx)?;
         }
-        let all = sys::mount::ATTR_NOSUID
-            | sys::mount::ATTR_NODEV
-            | sys::mount::ATTR_NOEXEC
-            | sys::mount::ATTR_NODIRATIME
-            | sys::mount::ATTR_ATIME;
-        mount::set_attr(fd.as_fd(), m.attr, all)?;
+        mount::set_attr(fd.as_fd(), m.attr, ATTRS)?;
         self.fds[i] = Some(fd);
         Ok(())
     }
@@ -298,13 +314,18 @@ impl Builder<'_> {
             mknodat(&self.yard, name.as_str(), SFlag::S_IFREG, mode, 0)
                 .map_err(|e| failed("mknod", e))?;
         }
-        let at = openat(&self.yard, name.as_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
-            .map_err(|e| failed("open(yard)", e))?;
-        Ok(mount::move_onto(fd.as_fd(), at.as_fd())?)
+        Ok(mount::move_onto(fd.as_fd(), self.yard_place(i)?.as_fd())?)
+    }
+
+    /// Where a mount is put in the yard.
+    pub(super) fn yard_place(&self, i: usize) -> Result<OwnedFd, Error> {
+        let name = i.to_string();
+        openat(&self.yard, name.as_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+            .map_err(|e| failed("open(yard)", e))
     }
 }
 
-fn missing(i: usize) -> Error {
+pub(super) fn missing(i: usize) -> Error {
     Error::MountPlan(format!("mount number {i} is used before it is made"))
 }
 
@@ -453,7 +474,8 @@ impl Builder<'_> {
                 }
                 continue;
             }
-            self.attach(i).map_err(|e| m.at(e))?;
+            let done = if self.compat { self.attach_or_adopt(i) } else { self.attach(i) };
+            done.map_err(|e| m.at(e))?;
         }
         let Some(&root) = order.first() else { return Ok(()) };
         let fd = self.fds[root].as_ref().ok_or_else(|| missing(root))?;
@@ -467,7 +489,7 @@ impl Builder<'_> {
     }
 
     /// Moves a mount to its place.
-    fn attach(&self, i: usize) -> Result<(), Error> {
+    pub(super) fn attach(&self, i: usize) -> Result<(), Error> {
         let m = &self.plan.trees.mounts[i];
         let fd = self.fds[i].as_ref().ok_or_else(|| missing(i))?;
         let Some(parent) = m.parent else { return Ok(()) };

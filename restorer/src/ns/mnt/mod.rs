@@ -1,6 +1,7 @@
 //! Mount namespaces.
 
 mod build;
+mod compat;
 mod content;
 mod groups;
 mod options;
@@ -17,6 +18,8 @@ use images::checkpoint::{Checkpoint, NsKind};
 #[derive(Debug)]
 pub(crate) struct MntPlan {
     trees: plan::MountTrees,
+    /// `--mntns-compat-mode`.
+    compat: bool,
 }
 
 /// Decides what is made.
@@ -30,5 +33,5 @@ pub(crate) fn plan(cp: &Checkpoint, request: &Request) -> Result<Option<MntPlan>
         user_ns: own(cp, NsKind::User).is_some(),
     };
     let trees = plan::plan(&cp.ns.mnt, root_ns, &wish).map_err(Error::MountPlan)?;
-    Ok(Some(MntPlan { trees }))
+    Ok(Some(MntPlan { trees, compat: options.compat }))
 }

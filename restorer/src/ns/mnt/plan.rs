@@ -146,7 +146,7 @@ pub(crate) fn covers(outer: &[u8], inner: &[u8]) -> bool {
 }
 
 /// `inner` seen from `outer`, without a slash in front.
-fn below(outer: &[u8], inner: &[u8]) -> Vec<u8> {
+pub(crate) fn below(outer: &[u8], inner: &[u8]) -> Vec<u8> {
     let rest = inner.strip_prefix(outer).unwrap_or(inner);
     rest.strip_prefix(b"/").unwrap_or(rest).to_vec()
 }

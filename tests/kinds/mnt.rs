@@ -26,3 +26,19 @@ fn mounts_in_a_user_namespace_stay() {
 fn peer_groups_are_made_by_binds_too() {
     Subject::new("mounts").flavour("pid,mnt").restore_args(&["--mntns-compat-mode"]).check();
 }
+
+#[test]
+fn a_nested_mount_namespace_stays() {
+    Subject::new("mnt_nested").flavour("pid,mnt").check();
+}
+
+#[test]
+fn a_nested_mount_namespace_stays_in_a_user_namespace() {
+    let why = "it wants a network namespace of the tree's own too";
+    Subject::new("mnt_nested").flavour("user,pid,mnt,uts,ipc").lost_by_stock(why).check();
+}
+
+#[test]
+fn peers_in_two_namespaces_are_made_by_binds_too() {
+    Subject::new("mnt_nested").flavour("pid,mnt").restore_args(&["--mntns-compat-mode"]).check();
+}

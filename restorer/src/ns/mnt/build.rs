@@ -141,6 +141,8 @@ pub(super) const ATTRS: u64 = mount::ATTR_NOSUID
 pub(super) struct Builder<'a> {
     pub(super) plan: &'a MntPlan,
     pub(super) outside: &'a Outside,
+    /// Our root, before the tree's is.
+    root: OwnedFd,
     yard: OwnedFd,
     /// Each mount alone; later in its place.
     pub(super) fds: Vec<Option<OwnedFd>>,
@@ -166,6 +168,7 @@ impl MntPlan {
         let mut build = Builder {
             plan: self,
             outside: cx.outside,
+            root,
             yard,
             fds: (0..count).map(|_| None).collect(),
             namespaces: self.trees.namespaces.iter().map(|_| None).collect(),
@@ -449,7 +452,10 @@ impl Builder<'_> {
                 self.fds[i] = Some(fd.map_err(|e| failed(format_args!("open(yard/{name})"), e))?);
             }
             self.enter(n)?;
+            // That leads to what is on top of our root, the yard.
             mount::enter_ns(own.as_fd())?;
+            nix::unistd::fchdir(&self.root).map_err(|e| failed("fchdir", e))?;
+            nix::unistd::chroot(".").map_err(|e| failed("chroot", e))?;
         }
         Ok(())
     }

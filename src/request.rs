@@ -91,7 +91,6 @@ const NOT_BUILT: &[(&[Command], &[Lacking])] = {
                 ("--tls", |r| r.tls),
                 ("--force-irmap", |r| r.force_irmap),
                 ("--irmap-scan-path", |r| !r.irmap_scan_path.is_empty()),
-                ("--empty-ns", |r| r.empty_ns_net),
                 ("--log-pid", |r| r.log_pid),
                 ("--unprivileged", |r| r.unprivileged && !nix::unistd::geteuid().is_root()),
             ],
@@ -99,7 +98,6 @@ const NOT_BUILT: &[(&[Command], &[Lacking])] = {
         (
             &[Restore],
             &[
-                ("--veth-pair", |r| !r.veth_pair.is_empty()),
                 ("--lsm-profile", |r| r.lsm_profile.is_some()),
                 ("--lsm-mount-context", |r| r.lsm_mount_context.is_some()),
             ],
@@ -204,6 +202,7 @@ pub(crate) fn dump(raw: &Raw, dirs: &Dirs) -> Result<dumper::Request, Error> {
         skip: raw.skip_mnt.iter().map(|path| path.clone().into()).collect(),
         enable_fs: raw.enable_fs.clone(),
     };
+    request.empty_net = raw.empty_ns_net;
     if let Some(timeout) = raw.timeout {
         request.timeout_secs = timeout;
     }
@@ -247,6 +246,7 @@ pub(crate) fn restore(raw: &Raw, dirs: &Dirs) -> Result<restorer::Request, Error
         auto: raw.ext_mount_auto,
         compat: raw.mntns_compat_mode,
     };
+    request.empty_net = raw.empty_ns_net;
     request.inherit_fd.clone_from(&raw.inherit_fd);
     request.join_ns.clone_from(&raw.join_ns);
     for (fd, _) in &request.inherit_fd {

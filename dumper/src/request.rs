@@ -102,6 +102,9 @@ pub struct Request {
     pub external: Vec<String>,
     /// What was asked about mounts, `--external` apart.
     pub mounts: MountOptions,
+    /// Links, addresses and the like of the root task's net namespace are left to somebody else
+    /// (`--empty-ns net`).
+    pub empty_net: bool,
     /// Seconds for collecting the tree (`--timeout`), 0 for no limit.
     pub timeout_secs: u32,
     /// cgroup whose freezer is used (`--freeze-cgroup`).
@@ -151,6 +154,7 @@ impl Request {
             allow_uprobes: false,
             external: Vec::new(),
             mounts: MountOptions::default(),
+            empty_net: false,
             timeout_secs: 10,
             freeze_cgroup: None,
             manage_cgroups: true,

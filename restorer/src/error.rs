@@ -144,6 +144,9 @@ pub enum Error {
         /// Kind of namespace.
         kind: &'static str,
     },
+    /// A network namespace that cannot be made as the images have it.
+    #[error("network namespace: {0}")]
+    NetNs(String),
     /// A namespace that somebody else has to bring.
     #[error("the {kind} namespace is external: needs --inherit-fd fd[N]:{key}")]
     External {

@@ -60,6 +60,8 @@ pub struct Request {
     pub external: Vec<String>,
     /// What was asked about mounts, `--external` apart.
     pub mounts: MountOptions,
+    /// The root task's net namespace stays empty (`--empty-ns net`): a hook fills it.
+    pub empty_net: bool,
     /// `--inherit-fd fd[N]:KEY`: descriptor of ours and the key it stands for.
     pub inherit_fd: Vec<(RawFd, String)>,
     /// `--join-ns`, as given.
@@ -100,6 +102,7 @@ impl Request {
             root: None,
             external: Vec::new(),
             mounts: MountOptions::default(),
+            empty_net: false,
             inherit_fd: Vec::new(),
             join_ns: Vec::new(),
             auto_dedup: false,

@@ -17,6 +17,7 @@
 mod files;
 mod loader;
 mod memory;
+pub mod net;
 mod ns;
 mod seccomp;
 mod task;

@@ -1,15 +1,16 @@
 //! Namespaces of the tasks' own: where a task's id differs from that of the dumper.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::io::Read;
 
 use crate::checkpoint::loader::{Loader, invalid};
-use crate::checkpoint::{Files, Task};
+use crate::checkpoint::{Files, Task, net};
 use crate::proto::{
     InventoryEntry, IpcMsg as IpcMsgHead, IpcMsgEntry, IpcSemEntry, IpcShmEntry, IpcVarEntry,
     MntEntry, NetDeviceEntry, NetnsEntry, PidnsEntry, TaskKobjIdsEntry, TimensEntry, UsernsEntry,
     UtsnsEntry,
 };
-use crate::{Extent, Image, Result};
+use crate::{Error, Extent, Image, Result};
 
 /// A kind of namespace. The number is its clone flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -154,13 +155,30 @@ pub struct IpcSem {
     pub values: Extent,
 }
 
-/// A network namespace. Addresses, routes and rules are in raw images.
+/// A network namespace. What the kernel's messages say is theirs: `None` without an image, as
+/// for a namespace that somebody else fills.
 #[derive(Debug, Default)]
 pub struct Net {
     /// Sysctls; absent if they are not to be touched.
     pub netns: Option<NetnsEntry>,
     /// Links.
     pub devices: Vec<NetDeviceEntry>,
+    /// Addresses: messages of rtnetlink.
+    pub addresses: Vec<u8>,
+    /// Routes, those of IPv6 last.
+    pub routes: Vec<u8>,
+    /// Rules; `None`: those that every namespace has.
+    pub rules: Option<Vec<u8>>,
+    /// Text for `nft -f`.
+    pub nftables: String,
+    /// Text for `iptables-restore`.
+    pub iptables: String,
+    /// Text for `ip6tables-restore`.
+    pub ip6tables: String,
+    /// Tracked connections: messages of nfnetlink.
+    pub conntrack: Vec<u8>,
+    /// Expected connections.
+    pub expectations: Vec<u8>,
 }
 
 /// Reads the images of all namespaces that differ from those of the dumper.
@@ -211,11 +229,10 @@ pub(super) fn load(
     {
         ns.time.insert(0, time);
     }
-    let mut net = own(NsKind::Net);
-    net.extend(socket_namespaces(files).filter(|id| *id != NsKind::Net.id(root_ids)));
-    for id in net {
-        let netns = loader.opt(Image::Netns(id))?;
-        ns.net.insert(id, Net { netns, devices: loader.all(Image::Netdev(id))? });
+    let mut networks = own(NsKind::Net);
+    networks.extend(socket_namespaces(files).filter(|id| *id != NsKind::Net.id(root_ids)));
+    for id in networks {
+        ns.net.insert(id, network(loader, id)?);
     }
     Ok(ns)
 }
@@ -233,6 +250,48 @@ fn socket_namespaces(files: &Files) -> impl Iterator<Item = u32> {
         ]
     });
     ids.flatten().filter(|id| *id != 0)
+}
+
+fn network(loader: &Loader, id: u32) -> Result<Net> {
+    let text = |image| -> Result<String> {
+        let bytes = raw(loader, image)?.unwrap_or_default();
+        String::from_utf8(bytes).or_else(|_| invalid(image, "is no text"))
+    };
+    let messages = |image, magic| Ok(saved(loader, image, magic)?.unwrap_or_default());
+    let mut routes: Vec<u8> = messages(Image::Route(id), net::ROUTES)?;
+    routes.extend(messages(Image::Route6(id), net::ROUTES)?);
+    Ok(Net {
+        netns: loader.opt(Image::Netns(id))?,
+        devices: loader.all(Image::Netdev(id))?,
+        addresses: messages(Image::Ifaddr(id), net::ADDRESSES)?,
+        routes,
+        rules: saved(loader, Image::Rule(id), net::RULES)?,
+        nftables: text(Image::Nftables(id))?,
+        iptables: text(Image::Iptables(id))?,
+        ip6tables: text(Image::Ip6tables(id))?,
+        conntrack: raw(loader, Image::NetnsCt(id))?.unwrap_or_default(),
+        expectations: raw(loader, Image::NetnsExp(id))?.unwrap_or_default(),
+    })
+}
+
+/// An image without framing.
+fn raw(loader: &Loader, image: Image) -> Result<Option<Vec<u8>>> {
+    let Some(mut file) = loader.dir.open_raw(image)? else { return Ok(None) };
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(Error::io(&image.file_name(), "read"))?;
+    Ok(Some(bytes))
+}
+
+/// What `ip … save` wrote, without its first word.
+fn saved(loader: &Loader, image: Image, magic: u32) -> Result<Option<Vec<u8>>> {
+    let Some(mut bytes) = raw(loader, image)? else { return Ok(None) };
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    if !bytes.starts_with(&magic.to_le_bytes()) {
+        return invalid(image, format_args!("does not begin with {magic:#x}"));
+    }
+    Ok(Some(bytes.split_off(4)))
 }
 
 fn ipc(loader: &Loader, number: u32) -> Result<Ipc> {

@@ -146,11 +146,15 @@ impl Tree<'_> {
         board.open(Stage::RootTask, 0);
         self.make_root(&board)?;
         groups.place_root(plan, self.root)?;
+        let mut outside = None;
         if plan.ns.any() {
             hook(hooks, Action::SetupNamespaces, Some(self.root))?;
             self.stage(&board, Stage::PrepareNamespaces, 1)?;
             lock.enter(self.root)?;
             groups.place_root_inside(plan, self.root)?;
+            if let Some(net) = &plan.ns.net {
+                outside = Some(net.fill(plan.cp, self.root, plan.files.service_fd())?);
+            }
             hook(hooks, Action::PostSetupNamespaces, None)?;
         }
         self.stage(&board, Stage::Forking, plan.tree.processes.len())?;
@@ -203,6 +207,9 @@ impl Tree<'_> {
             fs::File::open(&root).map_err(|e| sys::Error::io(format_args!("open({root})"), &e))?;
         let restore_time = micros(begun);
         finish::detach_all(plan, &self.pids)?;
+        if let Some(links) = outside {
+            links.keep();
+        }
         if let Err(code) = hooks.run(Action::PostResume, Some(self.root)) {
             log::warn!("post-resume hook failed with {code}");
         }

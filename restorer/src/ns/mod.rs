@@ -172,7 +172,8 @@ impl NsPlan {
     /// Flags with which the root task is forked.
     pub(crate) fn clone_flags(&self) -> u64 {
         let flag = |on: bool, kind: NsKind| if on { u64::from(kind.clone_flag()) } else { 0 };
-        flag(self.pid.as_ref().is_some_and(pid::PidPlan::is_new), NsKind::Pid)
+        flag(self.net.as_ref().is_some_and(net::NetPlan::is_new), NsKind::Net)
+            | flag(self.pid.as_ref().is_some_and(pid::PidPlan::is_new), NsKind::Pid)
             | flag(self.user.is_some(), NsKind::User)
     }
 

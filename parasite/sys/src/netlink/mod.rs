@@ -26,12 +26,14 @@
 
 mod message;
 mod request;
+mod route;
 mod socket;
 #[cfg(test)]
 mod tests;
 
 pub use message::{Attribute, HEADER, Message, attribute, attributes, messages};
 pub use request::{Attributes, Request};
+pub use route::plain_route;
 pub use socket::{Socket, in_net_ns};
 
 /// `NLM_F_REPLACE`.

@@ -1,0 +1,116 @@
+//! Network namespaces: links, addresses, routes, rules, sysctls, filters, tracked connections.
+//!
+//! ```text
+//! links.rs     netdev-N                       rtnetlink, one entry for each link
+//! raw.rs       ifaddr-N route-N route6-N rule-N   the kernel's messages, as `ip … save` has them
+//! filter.rs    nftables-N iptables-N ip6tables-N  text
+//! conntrack.rs netns-ct-N netns-exp-N         the kernel's messages
+//! sysctl.rs    netns-N                        and the settings of each link
+//! ```
+//! All is asked for by a thread of ours that is in the namespace.
+
+mod conntrack;
+mod filter;
+mod links;
+mod raw;
+mod sysctl;
+mod tun;
+
+use super::{Cx, Namespace, Role};
+use crate::Error;
+use images::checkpoint::NsKind;
+use images::proto::{NetnsEntry, NetnsId};
+use images::{Dir, Image};
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd};
+use sys::netlink::{Request, Socket, attribute, messages};
+
+/// Refuses what cannot be saved, before anything is touched.
+pub(crate) fn check(ns: &Namespace, cx: &Cx<'_>) -> Result<(), Error> {
+    if ns.external.is_some() || empty(ns, cx) {
+        return Ok(());
+    }
+    ns.inside(|| {
+        let mut route = Socket::open(libc::NETLINK_ROUTE)?;
+        links::collect(&mut route, cx.request)?;
+        filter::check()
+    })
+}
+
+/// `--empty-ns net`: somebody else fills it again.
+fn empty(ns: &Namespace, cx: &Cx<'_>) -> bool {
+    cx.request.empty_net && ns.role == Role::Root
+}
+
+/// Writes its images: of an external one only its key and tracked connections.
+pub(crate) fn dump(ns: &Namespace, cx: &Cx<'_>) -> Result<(), Error> {
+    ns.inside(|| conntrack::dump(ns.id, cx.dir))?;
+    if ns.external.is_some() {
+        let entry = NetnsEntry { ext_key: ns.external.clone(), ..NetnsEntry::default() };
+        cx.dir.write_one(Image::Netns(ns.id), &entry)?;
+        return Ok(());
+    }
+    if empty(ns, cx) {
+        return Ok(());
+    }
+    let map = group_map(ns.holder)?;
+    ns.inside(|| {
+        let mut route = Socket::open(libc::NETLINK_ROUTE)?;
+        // The kernel numbers other namespaces while it lists links: only then they can be asked.
+        let found = links::collect(&mut route, cx.request)?;
+        let nsids = nsids(&mut route, ns, cx)?;
+        links::write(ns, &found, &nsids, cx)?;
+        raw::dump(&mut route, ns.id, cx.dir)?;
+        filter::dump(ns.id, cx.dir)?;
+        let mut entry = sysctl::namespace(&|group| inside_group(&map, group))?;
+        entry.nsids = nsids;
+        cx.dir.write_one(Image::Netns(ns.id), &entry)?;
+        Ok(())
+    })
+}
+
+/// How this namespace calls the others of the tree.
+fn nsids(route: &mut Socket, ns: &Namespace, cx: &Cx<'_>) -> Result<Vec<NetnsId>, Error> {
+    const RTM_GETNSID: u16 = 90;
+    const NETNSA_NSID: u16 = 1;
+    const NETNSA_FD: u16 = 3;
+    let mut all = Vec::new();
+    for other in cx.all.foreign(NsKind::Net).filter(|o| o.id != ns.id && o.external.is_none()) {
+        let fd = other.fd.as_fd().as_raw_fd().cast_unsigned();
+        let request = Request::new("RTM_GETNSID", RTM_GETNSID).body(&[0; 4]).u32(NETNSA_FD, fd);
+        let answer = route.ask(&request)?;
+        let id = messages(&answer).find_map(|m| attribute(m.after(4), NETNSA_NSID));
+        if let Some(id) = id.map(|a| a.u32().cast_signed()).filter(|id| *id >= 0) {
+            all.push(NetnsId { target_ns_id: other.id, netnsid_value: id });
+        }
+    }
+    Ok(all)
+}
+
+/// Extents of the user namespace of a process: number inside, outside, how many.
+fn group_map(pid: i32) -> Result<Vec<[u32; 3]>, Error> {
+    let path = format!("/proc/{pid}/gid_map");
+    let text = std::fs::read_to_string(&path)
+        .map_err(|e| sys::Error::io(format_args!("read({path})"), &e))?;
+    let line = |line: &str| {
+        let mut words = line.split_whitespace().map(|w| w.parse().ok());
+        Some([words.next()??, words.next()??, words.next()??])
+    };
+    Ok(text.lines().filter_map(line).collect())
+}
+
+fn inside_group(map: &[[u32; 3]], group: u32) -> u32 {
+    let of = |[inside, outside, count]: &[u32; 3]| {
+        let nth = group.checked_sub(*outside)?;
+        (nth < *count).then(|| inside + nth)
+    };
+    map.iter().find_map(of).unwrap_or(group)
+}
+
+/// Writes an image without framing.
+fn write_raw(dir: &Dir, image: Image, bytes: &[u8]) -> Result<(), Error> {
+    let name = image.file_name();
+    let mut file = dir.create_raw(image)?;
+    file.write_all(bytes).map_err(|e| sys::Error::io(format_args!("write({name})"), &e))?;
+    Ok(())
+}

@@ -1,0 +1,203 @@
+//! Makes links, inside and outside.
+
+use super::links::{self, How, IFLA_MASTER, IFLA_NET_NS_FD, Link, Links};
+use super::sysctl;
+use crate::Error;
+use images::checkpoint::Net;
+use images::proto::{NdType, NetDeviceEntry};
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use sys::netlink::{self, Socket, messages};
+
+const RTM_DELLINK: u16 = 17;
+const RTM_GETLINK: u16 = 18;
+
+/// Links outside that were made for links inside. They are taken away again, unless all is well.
+#[derive(Debug, Default)]
+pub(crate) struct Outside {
+    names: Vec<String>,
+}
+
+impl Outside {
+    /// The restore has succeeded.
+    pub(crate) fn keep(mut self) {
+        self.names.clear();
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        let Ok(mut route) = Socket::open(libc::NETLINK_ROUTE) else { return };
+        for name in self.names.drain(..) {
+            let delete = netlink::Request::new("RTM_DELLINK", RTM_DELLINK)
+                .about(&name)
+                .body(&[0; 16])
+                .text(links::IFLA_IFNAME, name.as_bytes());
+            match route.order(&delete) {
+                Ok(()) => {}
+                // It went with its peer.
+                Err(e) if e.errno() == libc::ENODEV => {}
+                Err(e) => log::error!("a link outside is left over: {e}"),
+            }
+        }
+    }
+}
+
+/// Makes the links of all namespaces. In the coordinator, outside of them.
+pub(super) fn links(all: &Links, made: &HashMap<u32, OwnedFd>) -> Result<Outside, Error> {
+    let mut outside = Outside::default();
+    if all.all.iter().all(|l| l.how == How::Exists) {
+        return Ok(outside);
+    }
+    let own = "/proc/self/ns/net";
+    let own = File::open(own).map_err(|e| sys::Error::io(format_args!("open({own})"), &e))?;
+    let mut host = Socket::open(libc::NETLINK_ROUTE)?;
+    let mut sockets: HashMap<u32, Socket> = HashMap::new();
+    for link in &all.all {
+        let ns = &made[&link.ns];
+        if !sockets.contains_key(&link.ns) {
+            sockets.insert(link.ns, Socket::in_net_ns(ns.as_fd(), libc::NETLINK_ROUTE)?);
+        }
+        let Some(route) = sockets.get_mut(&link.ns) else { continue };
+        match &link.how {
+            How::Exists | How::ByPeer => {}
+            How::Here => {
+                route.order(&links::create(link, None, None))?;
+                if link.entry.r#type() == NdType::Bridge {
+                    try_all(route, &links::bridge_parameters(&link.entry))?;
+                }
+            }
+            How::Pair(peer) => {
+                let peer = &all.all[*peer];
+                let other = (peer.ns != link.ns).then(|| made[&peer.ns].as_raw_fd());
+                let peer = links::veth_peer(&peer.entry, other);
+                route.order(&links::create(link, None, Some(&peer)))?;
+            }
+            How::PeerOutside { name, bridge } => {
+                let peer = links::outer_peer(name, own.as_raw_fd());
+                route.order(&links::create(link, None, Some(&peer)))?;
+                outside.names.push(name.clone());
+                join_bridge(&mut host, name, bridge.as_deref())?;
+            }
+            How::Upon(name) => {
+                let lower = index(&mut host, name)?;
+                let ns = ns.as_raw_fd().cast_unsigned();
+                host.order(&links::create(link, Some(lower), None).u32(IFLA_NET_NS_FD, ns))?;
+            }
+            How::Moved(name) => move_inside(&mut host, name, &link.entry, ns)?,
+            How::Tun => netlink::in_net_ns(ns.as_fd(), || super::tun::make(&link.entry))??,
+        }
+    }
+    Ok(outside)
+}
+
+/// Sends what not every kernel has.
+fn try_all(route: &mut Socket, requests: &[netlink::Request]) -> Result<(), Error> {
+    for failed in route.orders(requests)?.into_iter().filter_map(Result::err) {
+        log::debug!("left out: {failed}");
+    }
+    Ok(())
+}
+
+/// Index of a link.
+fn index(route: &mut Socket, name: &str) -> Result<u32, Error> {
+    let request = netlink::Request::new("RTM_GETLINK", RTM_GETLINK)
+        .about(name)
+        .body(&[0; 16])
+        .text(links::IFLA_IFNAME, name.as_bytes());
+    let answer = route.ask(&request)?;
+    let found = messages(&answer).find_map(|m| m.body.get(4..8)?.first_chunk().copied());
+    Ok(found.map_or(0, u32::from_ne_bytes))
+}
+
+/// Brings an outer end up, as a port of a bridge if there is one.
+fn join_bridge(host: &mut Socket, name: &str, bridge: Option<&str>) -> Result<(), Error> {
+    let up = libc::IFF_UP as u32;
+    let peer = index(host, name)?;
+    let mut request = netlink::Request::new("RTM_NEWLINK", links::RTM_NEWLINK)
+        .about(format_args!("{name}, up"))
+        .body(&links::ifinfo(peer, up, up));
+    if let Some(bridge) = bridge {
+        request = request.u32(IFLA_MASTER, index(host, bridge)?);
+    }
+    Ok(host.order(&request)?)
+}
+
+/// Moves a link that waits outside to its place.
+fn move_inside(
+    host: &mut Socket,
+    name: &str,
+    entry: &NetDeviceEntry,
+    ns: &OwnedFd,
+) -> Result<(), Error> {
+    const IFLA_NEW_IFINDEX: u16 = 49;
+    let request = netlink::Request::new("RTM_NEWLINK", links::RTM_NEWLINK)
+        .about(format_args!("{name}, to a namespace as {}", entry.name))
+        .body(&links::ifinfo(index(host, name)?, 0, 0))
+        .text(links::IFLA_IFNAME, entry.name.as_bytes())
+        .u32(IFLA_NET_NS_FD, ns.as_raw_fd().cast_unsigned())
+        .u32(IFLA_NEW_IFINDEX, entry.ifindex);
+    Ok(host.order(&request)?)
+}
+
+/// Flags of a link that can be set.
+const FLAGS: u32 = (libc::IFF_UP
+    | libc::IFF_DEBUG
+    | libc::IFF_NOARP
+    | libc::IFF_PROMISC
+    | libc::IFF_ALLMULTI
+    | libc::IFF_MULTICAST) as u32;
+
+/// Masters, settings, and up. In a thread that is in the namespace.
+pub(super) fn configure(all: &Links, id: u32, net: &Net) -> Result<(), Error> {
+    let mut route = Socket::open(libc::NETLINK_ROUTE)?;
+    for link in all.of(id) {
+        if let Some(master) = link.entry.master {
+            route.order(&links::enslave(&link.entry, master))?;
+            try_all(&mut route, &links::port_parameters(&link.entry))?;
+        }
+    }
+    let devices = &net.devices;
+    for entry in devices {
+        sysctl::link(entry)?;
+    }
+    // What comes up makes addresses of its own, unless told otherwise.
+    let quiet: Vec<_> = devices.iter().map(|d| links::addr_gen_mode(d, 1)).collect();
+    if devices.iter().any(|d| !d.conf6.is_empty()) {
+        try_all(&mut route, &quiet)?;
+    }
+    // Lower before upper, ports before bridges get carrier: by the order in which they were made.
+    for link in all.of(id) {
+        route.order(&flags(link))?;
+    }
+    Ok(())
+}
+
+fn flags(link: &Link) -> netlink::Request {
+    let entry = &link.entry;
+    let mut request = netlink::Request::new("RTM_NEWLINK", links::RTM_NEWLINK)
+        .about(format_args!("{}, flags {:#x}", entry.name, entry.flags))
+        .body(&links::ifinfo(entry.ifindex, entry.flags & FLAGS, FLAGS));
+    if entry.r#type() == NdType::Loopback {
+        const IFLA_MTU: u16 = 4;
+        request = request.u32(IFLA_MTU, entry.mtu);
+    }
+    request
+}
+
+/// What has to wait for addresses.
+pub(super) fn finish(all: &Links, id: u32, net: &Net) -> Result<(), Error> {
+    if net.devices.iter().all(|d| d.conf6.is_empty()) {
+        return Ok(());
+    }
+    let mut route = Socket::open(libc::NETLINK_ROUTE)?;
+    let mode = |l: &Link| links::addr_gen_mode(&l.entry, links::saved_gen_mode(&l.entry));
+    let modes: Vec<_> = all.of(id).map(mode).collect();
+    try_all(&mut route, &modes)
+}
+
+/// Address, MTU and the like of a link that was made without netlink.
+pub(super) fn dress(entry: &NetDeviceEntry) -> Result<(), Error> {
+    Ok(Socket::open(libc::NETLINK_ROUTE)?.order(&links::dress(entry))?)
+}

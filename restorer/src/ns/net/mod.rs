@@ -1,0 +1,174 @@
+//! Network namespaces: made by the root task, filled by the coordinator, which has rights in all
+//! of them and outside.
+//!
+//! ```text
+//! links.rs      netdev-N   what is sent to make links (pure), in which order
+//! make.rs                  sends it, here and outside
+//! raw.rs        ifaddr-N route-N route6-N rule-N
+//! filter.rs     nftables-N iptables-N ip6tables-N
+//! conntrack.rs  netns-ct-N netns-exp-N
+//! sysctl.rs     settings
+//! ```
+//! Links that are made outside (the other end of a veth) go with those inside; until the restore
+//! is sure to succeed, [`Outside`] takes them away when it is dropped.
+
+mod conntrack;
+mod filter;
+mod links;
+mod make;
+mod raw;
+mod sysctl;
+mod tun;
+
+pub(crate) use make::Outside;
+
+use super::{Cx, enter, external, own};
+use crate::{Error, Request};
+use images::checkpoint::{Checkpoint, Net, NsKind};
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+
+/// What will be made.
+#[derive(Debug)]
+pub(crate) struct NetPlan {
+    namespaces: Vec<One>,
+    /// Links in all of them.
+    links: links::Links,
+}
+
+/// A namespace.
+#[derive(Clone, Copy, Debug)]
+struct One {
+    id: u32,
+    /// The root task lives in it.
+    root: bool,
+    from: From,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum From {
+    /// New, and filled from images.
+    Images,
+    /// New, for a hook to fill.
+    Empty,
+    /// Behind this descriptor of ours.
+    Given(RawFd),
+}
+
+/// Decides what is made.
+pub(crate) fn plan(cp: &Checkpoint, request: &Request) -> Result<Option<NetPlan>, Error> {
+    let of_root = own(cp, NsKind::Net);
+    let mut namespaces = Vec::new();
+    for (&id, net) in &cp.ns.net {
+        let root = Some(id) == of_root;
+        let key = net.netns.as_ref().and_then(|n| n.ext_key.as_deref());
+        let from = match key {
+            Some(key) => From::Given(external(request, NsKind::Net, key)?),
+            None if root && request.empty_net => From::Empty,
+            None => From::Images,
+        };
+        namespaces.push(One { id, root, from });
+    }
+    if namespaces.is_empty() {
+        return Ok(None);
+    }
+    let filled = namespaces.iter().filter(|one| one.from == From::Images);
+    let filled: Vec<(u32, &Net)> = filled.map(|one| (one.id, &cp.ns.net[&one.id])).collect();
+    for (id, net) in &filled {
+        sysctl::check(*id, net)?;
+    }
+    let links = links::Links::plan(&filled, request)?;
+    Ok(Some(NetPlan { namespaces, links }))
+}
+
+impl NetPlan {
+    /// Whether the root task is forked into a new one.
+    pub(crate) fn is_new(&self) -> bool {
+        self.namespaces.iter().any(|one| one.root && !matches!(one.from, From::Given(_)))
+    }
+
+    /// Makes those of other tasks and enters the root's, in the root task. All of them are kept,
+    /// in the order of the plan, which is that of their numbers.
+    pub(crate) fn prepare(&self, cx: &mut Cx<'_>) -> Result<(), Error> {
+        let here = |cx: &Cx<'_>| super::open_proc(cx.proc, "self/ns/net");
+        let own = here(cx)?;
+        let mut home = None;
+        for one in &self.namespaces {
+            let fd = match one.from {
+                From::Given(fd) => super::open_proc(cx.proc, &format!("self/fd/{fd}"))?,
+                _ if one.root => own
+                    .as_fd()
+                    .try_clone_to_owned()
+                    .map_err(|e| sys::Error::io("dup(/proc/self/ns/net)", &e))?,
+                _ => {
+                    super::make(NsKind::Net)?;
+                    here(cx)?
+                }
+            };
+            cx.made.put(NsKind::Net, one.id, fd.as_fd())?;
+            if one.root {
+                home = Some(fd);
+            }
+        }
+        enter(NsKind::Net, home.unwrap_or(own))
+    }
+
+    /// Fills all of them; in the coordinator, when the root task `root` has made them and waits.
+    /// `least`: where its descriptors of them begin.
+    pub(crate) fn fill(&self, cp: &Checkpoint, root: i32, least: RawFd) -> Result<Outside, Error> {
+        let made = self.find(root, least)?;
+        let user = cp.root().ids.as_ref().map(|ids| NsKind::User.id(ids));
+        let user = user.and_then(|id| cp.ns.user.get(&id));
+        let of_images = || self.namespaces.iter().filter(|one| one.from == From::Images);
+        let inside = |id: u32, work: &mut (dyn FnMut() -> Result<(), Error> + Send)| {
+            sys::netlink::in_net_ns(made[&id].as_fd(), work)?
+        };
+        for one in of_images() {
+            let net = &cp.ns.net[&one.id];
+            inside(one.id, &mut || {
+                sysctl::namespace(net, user)?;
+                raw::nsids(net, &made)
+            })?;
+        }
+        let outside = make::links(&self.links, &made)?;
+        for one in of_images() {
+            let net = &cp.ns.net[&one.id];
+            inside(one.id, &mut || {
+                make::configure(&self.links, one.id, net)?;
+                raw::restore(net)?;
+                make::finish(&self.links, one.id, net)?;
+                filter::restore(net)
+            })?;
+        }
+        for one in self.namespaces.iter().filter(|one| one.from != From::Empty) {
+            let net = &cp.ns.net[&one.id];
+            inside(one.id, &mut || conntrack::restore(net))?;
+        }
+        Ok(outside)
+    }
+
+    /// The root task's namespaces, by their ids.
+    fn find(&self, root: i32, least: RawFd) -> Result<HashMap<u32, OwnedFd>, Error> {
+        let dir = format!("/proc/{root}/fd");
+        let failed = |what: &str, e: &std::io::Error| sys::Error::io(what, e);
+        let mut numbers = Vec::new();
+        for entry in std::fs::read_dir(&dir).map_err(|e| failed(&dir, &e))? {
+            let entry = entry.map_err(|e| failed(&dir, &e))?;
+            let number = entry.file_name().to_str().and_then(|n| n.parse::<RawFd>().ok());
+            let link = std::fs::read_link(entry.path()).unwrap_or_default();
+            let is_net = link.to_str().is_some_and(|l| l.starts_with("net:["));
+            numbers.extend(number.filter(|n| is_net && *n >= least));
+        }
+        numbers.sort_unstable();
+        if numbers.len() != self.namespaces.len() {
+            return Err(Error::NetNs("the root task has lost track of them".into()));
+        }
+        let open = |(one, number): (&One, &RawFd)| {
+            let path = format!("{dir}/{number}");
+            let file = File::open(&path).map_err(|e| failed(&path, &e))?;
+            Ok((one.id, file.into()))
+        };
+        self.namespaces.iter().zip(&numbers).map(open).collect()
+    }
+}

@@ -17,6 +17,7 @@ mod inet_sk;
 mod memfd;
 mod memory;
 mod mnt;
+mod net;
 mod ns;
 mod ns_external;
 mod ns_file;

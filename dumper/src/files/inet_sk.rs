@@ -34,7 +34,8 @@ impl FileTable {
             }
         }
         let ino = open.stat.st_ino as u32;
-        let known = self.diag.inet(open.pid, family as u8, proto as u8)?.get(&ino).cloned();
+        let (net, ns_id) = self.net_of(open)?;
+        let known = self.diag.inet(net, family as u8, proto as u8)?.get(&ino).cloned();
         // A socket that is neither bound nor connected is in no table of the kernel.
         let mut diag = known.unwrap_or_else(|| InetDiag { state: CLOSE, ..InetDiag::default() });
         if proto as i32 == libc::IPPROTO_TCP {
@@ -71,7 +72,7 @@ impl FileTable {
             ip_opts: Some(ip_opts(own, words == 4)),
             ifname: scope(&diag, words == 4, opts.so_bound_dev.clone()),
             opts,
-            ns_id: None,
+            ns_id: Some(ns_id),
             shutdown: shutdown(proto as i32, diag.shutdown),
             tcp_opts: Some(tcp_opts(own, proto as i32)),
         });
@@ -96,6 +97,7 @@ impl FileTable {
             return Err(Why::yet("connected raw and ping sockets"));
         }
         self.datagrams(open)?;
+        let (_, ns_id) = self.net_of(open)?;
         let (port, words) = address(&sys::socket::own_name(own)?, v6);
         let raw = kind as i32 == libc::SOCK_RAW;
         let mut opts = sk_opts::collect(own, false)?;
@@ -132,7 +134,7 @@ impl FileTable {
             ip_opts: Some(ip),
             ifname: opts.so_bound_dev.clone().filter(|_| v6),
             opts,
-            ns_id: None,
+            ns_id: Some(ns_id),
             shutdown: None,
             tcp_opts: Some(TcpOptsEntry::default()),
         });

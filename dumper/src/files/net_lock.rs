@@ -77,7 +77,8 @@ impl FileTable {
             self.walk.sockets.iter().map(|(i, d)| (*i as u32, self.walk.descs[*d].pid)).collect();
         for family in [libc::AF_INET, libc::AF_INET6] {
             for (ino, pid) in &sockets {
-                let table = self.diag.inet(*pid, family as u8, libc::IPPROTO_TCP as u8)?;
+                let net = self.diag.ns_of(*pid)?;
+                let table = self.diag.inet(net, family as u8, libc::IPPROTO_TCP as u8)?;
                 let diag = table.get(ino).filter(|d| is_alive(d));
                 all.extend(diag.map(connection));
             }

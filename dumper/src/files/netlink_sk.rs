@@ -9,7 +9,8 @@ use images::proto::{FdTypes, NetlinkSkEntry};
 impl FileTable {
     pub(crate) fn netlink_sk(&mut self, open: &Open<'_>) -> Result<(), Why> {
         let ino = open.stat.st_ino as u32;
-        let known = self.diag.netlink(open.pid)?.get(&ino).cloned();
+        let (net, ns_id) = self.net_of(open)?;
+        let known = self.diag.netlink(net)?.get(&ino).cloned();
         let diag = match known {
             Some(diag) => diag,
             // A socket that is not bound is in no table of the kernel.
@@ -47,7 +48,7 @@ impl FileTable {
             dst_group: diag.dst_group,
             fown: open.fown,
             opts,
-            ns_id: None,
+            ns_id: Some(ns_id),
         });
         self.files.push(file);
         Ok(())

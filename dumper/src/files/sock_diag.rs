@@ -2,11 +2,14 @@
 
 use super::error::{Why, call};
 use super::parse::{InetDiag, NetlinkDiag, UnixDiag, inet_diag, netlink_diag, unix_diag};
-use nix::sys::stat::stat;
+use super::{FileTable, Open};
+use crate::ns::{Namespaces, Role};
+use images::checkpoint::NsKind;
+use nix::sys::stat::{fstat, stat};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::fs::File;
 use std::os::fd::AsFd;
+use std::rc::Rc;
 use sys::netlink::{Request, Socket, messages};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -16,6 +19,8 @@ const UDIAG_SHOW: u32 = 0x1f;
 /// Answers so far, by inode of the network namespace.
 #[derive(Debug, Default)]
 pub(crate) struct State {
+    /// Namespaces of the tree, to be asked in; without them only our own is known.
+    all: Option<Rc<Namespaces>>,
     ns: HashMap<i32, u64>,
     unix: HashMap<u64, HashMap<u32, UnixDiag>>,
     inet: HashMap<(u64, u8, u8), HashMap<u32, InetDiag>>,
@@ -23,6 +28,11 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// Nothing asked so far.
+    pub(crate) fn new(all: Rc<Namespaces>) -> Self {
+        Self { all: Some(all), ..Self::default() }
+    }
+
     /// Forgets what it knows of connections: they were still moving.
     pub(crate) fn forget_inet(&mut self) {
         self.inet.clear();
@@ -40,16 +50,15 @@ impl State {
         }
     }
 
-    /// All unix sockets in the namespace of `pid`, by inode.
-    pub(crate) fn unix(&mut self, pid: i32) -> Result<&HashMap<u32, UnixDiag>, Why> {
-        let ns = self.ns_of(pid)?;
+    /// All unix sockets in the namespace `ns`, by inode.
+    pub(crate) fn unix(&mut self, ns: u64) -> Result<&HashMap<u32, UnixDiag>, Why> {
         if !self.unix.contains_key(&ns) {
             let mut body = vec![libc::AF_UNIX as u8, 0, 0, 0];
             body.extend(u32::MAX.to_ne_bytes());
             body.extend(0u32.to_ne_bytes());
             body.extend(UDIAG_SHOW.to_ne_bytes());
             body.extend([0xff; 8]);
-            let list = self.ask(pid, &body)?;
+            let list = self.ask(ns, &body)?;
             let map =
                 messages(&list).filter_map(|m| unix_diag(m.body)).map(|d| (d.ino, d)).collect();
             self.unix.insert(ns, map);
@@ -57,19 +66,19 @@ impl State {
         Ok(&self.unix[&ns])
     }
 
-    /// All sockets of this family and protocol in the namespace of `pid`, by inode.
+    /// All sockets of this family and protocol in the namespace `ns`, by inode.
     pub(crate) fn inet(
         &mut self,
-        pid: i32,
+        ns: u64,
         family: u8,
         protocol: u8,
     ) -> Result<&HashMap<u32, InetDiag>, Why> {
-        let key = (self.ns_of(pid)?, family, protocol);
+        let key = (ns, family, protocol);
         if !self.inet.contains_key(&key) {
             let mut body = vec![family, protocol, 0, 0];
             body.extend(u32::MAX.to_ne_bytes());
             body.extend([0u8; 48]);
-            let list = match self.ask(pid, &body) {
+            let list = match self.ask(ns, &body) {
                 // No module for this protocol: then there is no socket of it either, or it is
                 // found missing when it is looked up.
                 Err(Why::Sys(e)) if e.errno() == libc::ENOENT => Vec::new(),
@@ -82,9 +91,8 @@ impl State {
         Ok(&self.inet[&key])
     }
 
-    /// All netlink sockets in the namespace of `pid`, by inode.
-    pub(crate) fn netlink(&mut self, pid: i32) -> Result<&HashMap<u32, NetlinkDiag>, Why> {
-        let ns = self.ns_of(pid)?;
+    /// All netlink sockets in the namespace `ns`, by inode.
+    pub(crate) fn netlink(&mut self, ns: u64) -> Result<&HashMap<u32, NetlinkDiag>, Why> {
         if !self.netlink.contains_key(&ns) {
             // All protocols.
             let mut body = vec![libc::AF_NETLINK as u8, 0xff, 0, 0];
@@ -92,7 +100,7 @@ impl State {
             // GROUPS.
             body.extend(2u32.to_ne_bytes());
             body.extend([0xff; 8]);
-            let list = self.ask(pid, &body)?;
+            let list = self.ask(ns, &body)?;
             let map =
                 messages(&list).filter_map(|m| netlink_diag(m.body)).map(|d| (d.ino, d)).collect();
             self.netlink.insert(ns, map);
@@ -100,17 +108,40 @@ impl State {
         Ok(&self.netlink[&ns])
     }
 
-    /// All answers to one request, asked in the network namespace of `pid`.
-    fn ask(&mut self, pid: i32, body: &[u8]) -> Result<Vec<u8>, Why> {
-        let mut socket = if self.ns_of(pid)? == self.ns_of(std::process::id() as i32)? {
-            Socket::open(libc::NETLINK_SOCK_DIAG)?
-        } else {
-            let path = format!("/proc/{pid}/ns/net");
-            let ns = File::open(&path).map_err(|e| sys::Error::io(format!("open({path})"), &e))?;
-            Socket::in_net_ns(ns.as_fd(), libc::NETLINK_SOCK_DIAG)?
+    /// All answers to one request, asked in a network namespace.
+    fn ask(&self, ns: u64, body: &[u8]) -> Result<Vec<u8>, Why> {
+        let known = self.all.as_ref().and_then(|all| all.by_ino(NsKind::Net, ns));
+        let mut socket = match known.filter(|ns| ns.role != Role::Criu) {
+            None => Socket::open(libc::NETLINK_SOCK_DIAG)?,
+            Some(ns) => Socket::in_net_ns(ns.fd.as_fd(), libc::NETLINK_SOCK_DIAG)?,
         };
         let request = Request::new("SOCK_DIAG_BY_FAMILY", SOCK_DIAG_BY_FAMILY);
         Ok(socket.dump(&request.about(format_args!("family {}", body[0])).body(body))?)
+    }
+}
+
+/// `SIOCGSKNS` (4.10): the network namespace of a socket.
+const SIOCGSKNS: u64 = 0x894c;
+
+impl FileTable {
+    /// Inode and id of the network namespace that a socket belongs to, wherever its task is.
+    pub(crate) fn net_of(&mut self, open: &Open<'_>) -> Result<(u64, u32), Why> {
+        let ino = match sys::file::ioctl_fd(open.own, SIOCGSKNS) {
+            Ok(fd) => call(|| "fstat(net namespace)".into(), fstat(fd.as_fd()))?.st_ino,
+            Err(e) if e.errno() == libc::ENOTTY => self.diag.ns_of(open.pid)?,
+            Err(e) => return Err(e.into()),
+        };
+        let foreign = self.ns.foreign(NsKind::Net).next().is_some();
+        match self.ns.by_ino(NsKind::Net, ino) {
+            // The tree left it behind, or the socket came from there.
+            Some(ns) if ns.role == Role::Criu && foreign => {}
+            Some(ns) => return Ok((ino, ns.id)),
+            None => {}
+        }
+        Err(Why::refused(
+            "Unable to dump a socket from an external network namespace: no task of the tree is \
+             in it",
+        ))
     }
 }
 
@@ -130,6 +161,7 @@ mod tests {
         let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let udp = std::net::UdpSocket::bind("[::1]:0").unwrap();
         let mut state = State::default();
+        let pid = state.ns_of(pid).unwrap();
         let unix = state.unix(pid).unwrap();
         assert_eq!((unix[&ino(&a)].peer, unix[&ino(&a)].state), (ino(&b), 1));
         let listen = &state.inet(pid, libc::AF_INET as u8, 6).unwrap()[&ino(&tcp)];

@@ -14,7 +14,6 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
 const SIOCUNIXFILE: u64 = 0x89e0;
-const SIOCGSKNS: u64 = 0x894c;
 const ESTABLISHED: u8 = 1;
 const LISTEN: u8 = 10;
 /// `uflags`: a name outside the tree, no socket of it.
@@ -35,13 +34,15 @@ pub(crate) struct State {
     /// Sockets whose peer has to be found: holder, descriptor and what diag told.
     waiting: Vec<Waiting>,
     /// Listener by inode of a client in its accept queue.
-    icons: Option<HashMap<u32, u32>>,
+    icons: HashMap<u32, u32>,
+    /// Network namespaces whose clients are in `icons`.
+    icons_of: HashSet<u64>,
 }
 
 #[derive(Debug)]
 struct Waiting {
     desc: usize,
-    pid: i32,
+    net: u64,
     diag: UnixDiag,
 }
 
@@ -57,15 +58,18 @@ struct Place {
 impl FileTable {
     pub(crate) fn unix_sk(&mut self, open: &Open<'_>) -> Result<(), Why> {
         let ino = open.stat.st_ino as u32;
-        let Some(diag) = self.diag.unix(open.pid)?.get(&ino).cloned() else {
-            return Err(self.elsewhere(open));
+        let (net, ns_id) = self.net_of(open)?;
+        let Some(diag) = self.diag.unix(net)?.get(&ino).cloned() else {
+            return Err(Why::Text(
+                "sock_diag does not know the socket: is unix_diag there?".into(),
+            ));
         };
         let mut opts = sk_opts::collect(open.own, true)?;
         let kind = (libc::AF_UNIX, diag.kind.into(), 0);
         opts.amber_others = self.sk_defaults.differing(open.own, kind);
         let place = self.place(open, &diag)?;
-        let peer = self.peer(open, &diag)?;
-        let peer_name = self.diag.unix(open.pid)?.get(&peer).map(|p| p.name.clone());
+        let peer = self.peer(net, &diag)?;
+        let peer_name = self.diag.unix(net)?.get(&peer).map(|p| p.name.clone());
         let listens = diag.state == LISTEN;
         // Both ends stay with whoever is outside: the restore is given this one again.
         let given = self.external.has_unix(ino);
@@ -97,7 +101,7 @@ impl FileTable {
             file_perms: place.perms,
             name_dir: place.dir,
             deleted: place.deleted,
-            ns_id: None,
+            ns_id: Some(ns_id),
             mnt_id: place.mnt_id,
         });
         self.files.push(file);
@@ -105,20 +109,8 @@ impl FileTable {
         if given {
             return Ok(());
         }
-        self.unix.waiting.push(Waiting { desc: open.desc, pid: open.pid, diag });
+        self.unix.waiting.push(Waiting { desc: open.desc, net, diag });
         Ok(())
-    }
-
-    /// Why diag does not know the socket.
-    fn elsewhere(&mut self, open: &Open<'_>) -> Why {
-        let ns = sys::file::ioctl_fd(open.own, SIOCGSKNS);
-        let ns = ns.ok().and_then(|fd| fstat(fd.as_fd()).ok()).map(|s| s.st_ino);
-        match (ns, self.diag.ns_of(open.pid)) {
-            (Some(ns), Ok(own)) if ns != own => {
-                Why::yet("a socket of another network namespace than that of its task")
-            }
-            _ => Why::Text("sock_diag does not know the socket: is unix_diag there?".into()),
-        }
     }
 
     /// Path, owner and mode of the file a socket is bound to.
@@ -150,16 +142,16 @@ impl FileTable {
     }
 
     /// Inode of the other end: the listener's for a connection that is not accepted yet.
-    fn peer(&mut self, open: &Open<'_>, diag: &UnixDiag) -> Result<u32, Why> {
+    fn peer(&mut self, net: u64, diag: &UnixDiag) -> Result<u32, Why> {
         if diag.peer != 0 || diag.state != ESTABLISHED || diag.kind as i32 == libc::SOCK_DGRAM {
             return Ok(diag.peer);
         }
-        if self.unix.icons.is_none() {
-            let all = self.diag.unix(open.pid)?.values();
+        if self.unix.icons_of.insert(net) {
+            let all = self.diag.unix(net)?.values();
             let icons = all.flat_map(|d| d.icons.iter().map(|&client| (client, d.ino)));
-            self.unix.icons = Some(icons.collect());
+            self.unix.icons.extend(icons);
         }
-        let listener = self.unix.icons.as_ref().and_then(|i| i.get(&diag.ino)).copied();
+        let listener = self.unix.icons.get(&diag.ino).copied();
         if listener.is_some() && diag.wqueue != 0 {
             return Err(Why::refused(
                 "Can't dump unix socket with data sent to a connection that is not accepted yet",
@@ -195,7 +187,7 @@ impl FileTable {
         if diag.peer == 0 || self.unix.inside.contains(&diag.peer) {
             return Ok(());
         }
-        let peer = self.diag.unix(waiting.pid)?.get(&diag.peer).cloned().unwrap_or_default();
+        let peer = self.diag.unix(waiting.net)?.get(&diag.peer).cloned().unwrap_or_default();
         let allowed = self.request.ext_unix_sk || self.external.has_unix(diag.peer);
         if allowed && i32::from(diag.kind) == libc::SOCK_DGRAM && !peer.name.is_empty() {
             self.outside(&peer);

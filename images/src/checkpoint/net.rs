@@ -96,12 +96,13 @@ pub const RULES: u32 = 0x7170_6986;
 pub const PLAIN_KINDS: [&str; 6] = ["dummy", "vlan", "ipvlan", "vxlan", "ifb", "vrf"];
 
 /// The text of a ruleset (of nftables, or of `iptables-save`) without a lock of the network that
-/// was in force when it was printed: tables and chains named `CRIU`, and jumps to them.
+/// was in force when it was printed: tables and chains named `CRIU`, jumps to them, and tables
+/// that have nothing else.
 #[must_use]
 pub fn without_lock(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    // The line that ends what is being left out.
-    let mut until: Option<&str> = None;
+    // The line that ends what is being left out; where the present table begins, if it was locked.
+    let (mut until, mut table, mut locked): (Option<&str>, usize, bool) = (None, 0, false);
     for line in text.split_inclusive('\n') {
         let bare = line.trim_end();
         if let Some(end) = until {
@@ -113,12 +114,29 @@ pub fn without_lock(text: &str) -> String {
         let words: Vec<&str> = bare.split_whitespace().collect();
         match words[..] {
             ["table", _, name, "{"] if name.starts_with("CRIU") => until = Some("}"),
-            ["chain", "CRIU", "{"] => until = Some("\t}"),
-            [.., "jump" | "-j", "CRIU"] | ["-A", "CRIU", ..] | [":CRIU", ..] => {}
-            _ => out.push_str(line),
+            ["chain", "CRIU", "{"] => (until, locked) = (Some("\t}"), true),
+            [.., "jump" | "-j", "CRIU"] => locked = true,
+            ["-A", "CRIU", ..] | [":CRIU", ..] => {}
+            _ => {
+                if words.first() == Some(&"table") {
+                    (table, locked) = (out.len(), false);
+                }
+                out.push_str(line);
+                if bare == "}" && locked && is_idle(&out[table..]) {
+                    out.truncate(table);
+                }
+            }
         }
     }
     out
+}
+
+/// Whether a table of nftables has only chains that let everything pass.
+fn is_idle(table: &str) -> bool {
+    table.lines().skip(1).map(str::trim).all(|line| {
+        let passes = line.starts_with("type filter hook ") && line.ends_with("policy accept;");
+        passes || line.is_empty() || line == "}" || line.starts_with("chain ")
+    })
 }
 
 #[cfg(test)]
@@ -140,5 +158,8 @@ mod tests {
         let want = "*filter\n:INPUT ACCEPT [8:433]\n-A INPUT -p tcp -j DROP\nCOMMIT\n";
         assert_eq!(without_lock(legacy), want);
         assert_eq!(without_lock(""), "");
+        let only = "table ip6 filter {\n\tchain CRIU {\n\t\tdrop\n\t}\n\n\tchain INPUT {\n\t\ttype \
+            filter hook input priority filter; policy accept;\n\t\tjump CRIU\n\t}\n}\n";
+        assert_eq!(without_lock(only), "");
     }
 }

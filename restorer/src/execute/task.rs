@@ -11,7 +11,7 @@ use crate::ns::{self, Made, NsPlan};
 use crate::plan::Plan;
 use crate::plan::tree::{Process, Role};
 use crate::{Error, Request};
-use images::checkpoint::{Live, Task};
+use images::checkpoint::{Live, NsKind, Task};
 use images::proto::AmberTaskEntry;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -91,6 +91,8 @@ fn prepare_root(cx: &mut Context<'_>) -> Result<(), Error> {
         cx.board.report();
         cx.board.wait(Stage::Forking);
     }
+    let own = cx.plan.cp.root().ids.as_ref().map_or(0, |ids| NsKind::Net.id(ids));
+    cx.files.set_nets(&cx.made, own)?;
     cx.files.open_shared()?;
     // Files without a name are made, and nothing else is written to.
     ns::mnt::read_only(std::mem::take(&mut cx.made.read_only), cx.files.proc())?;
@@ -253,6 +255,7 @@ fn live(cx: &mut Context<'_>, process: &Process, task: &Task) -> Result<Infallib
     };
     if let Some(parent) = task.parent {
         NsPlan::join(task, &cx.plan.cp.tasks[parent], &cx.made)?;
+        cx.files.set_own_net(task.ids.as_ref().map_or(0, |ids| NsKind::Net.id(ids)));
     }
     let counts = premap::fill(&space.premaps, live, &mut cx.files, &mut cx.premaps)?;
     cx.board.count(COMPARED, counts.compared);

@@ -45,6 +45,8 @@ pub struct Files<'a> {
     pub(super) handles: HashMap<u32, OwnedFd>,
     /// Memory files by `inode_id`, open for reading and writing.
     pub(super) memfds: HashMap<u64, OwnedFd>,
+    /// Network namespaces.
+    pub(super) nets: super::net::Nets,
     /// Regular files that have been compared with their entries.
     valid: HashSet<u32>,
 }
@@ -73,6 +75,7 @@ impl<'a> Files<'a> {
             held: HashMap::new(),
             handles: HashMap::new(),
             memfds: HashMap::new(),
+            nets: super::net::Nets::default(),
             valid: HashSet::new(),
         };
         files.proc = files.raise(files.proc.as_fd())?;
@@ -345,12 +348,14 @@ impl<'a> Files<'a> {
         } else if let Some(e) = &f.memfd {
             self.open_memfd(e)
         } else if let Some(e) = &f.nlsk {
+            let _away = self.in_net(e.ns_id)?;
             super::netlink_sk::open(e)
         } else if let Some(e) = &f.pidfd {
             super::pidfd::open(e)
         } else if let Some(e) = &f.nsf {
             self.open_namespace(e)
         } else if let Some(e) = &f.psk {
+            let _away = self.in_net(e.ns_id)?;
             super::packet_sock::open(e)
         } else if f.tunf.is_some() {
             return not_yet("a tun device");

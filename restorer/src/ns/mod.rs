@@ -108,6 +108,11 @@ impl Made {
         &self.fds
     }
 
+    /// All of one kind, with their ids.
+    pub(crate) fn of(&self, kind: NsKind) -> impl Iterator<Item = (u32, BorrowedFd<'_>)> {
+        self.fds.iter().filter(move |((k, _), _)| *k == kind).map(|((_, id), fd)| (*id, fd.as_fd()))
+    }
+
     /// A namespace that was made.
     pub(crate) fn get(&self, kind: NsKind, id: u32) -> Option<BorrowedFd<'_>> {
         self.fds.get(&(kind, id)).map(|fd| fd.as_fd())

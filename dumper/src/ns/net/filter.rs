@@ -95,7 +95,8 @@ fn run(tool: &Tool, look: bool) -> Result<String, Error> {
             }
             Ok(out) => {
                 let said = String::from_utf8_lossy(&out.stderr);
-                return Err(Error::Failed(format!("{name}: {}: {}", out.status, said.trim())));
+                let text = format!("{name}: {}: {}", out.status, said.trim());
+                return Err(Error::Failed { text, errno: libc::EIO });
             }
         }
     }

@@ -62,7 +62,8 @@ pub(super) fn collect(route: &mut Socket, request: &Request) -> Result<Vec<Link>
 /// `None`: the kernel makes it by itself in each namespace.
 fn parse(message: &Message<'_>, request: &Request) -> Result<Option<Link>, Error> {
     let [_, _, t0, t1, i0, i1, i2, i3, f0, f1, f2, f3, ..] = *message.body else {
-        return Err(Error::Failed("RTM_NEWLINK is too short".into()));
+        let text = "RTM_NEWLINK is too short".into();
+        return Err(Error::Failed { text, errno: libc::EIO });
     };
     let all = message.after(IFINFO);
     let get = |kind| attribute(all, kind);
@@ -152,7 +153,6 @@ fn more(all: &[u8], info: &[u8], nd: NdType, kind: &str) -> Vec<u8> {
     let plain = nd == NdType::Extlink && PLAIN_KINDS.contains(&kind);
     let ours = |a: &netlink::Attribute<'_>| match a.kind {
         INFO_KIND => plain || nd == NdType::Bridge,
-        INFO_DATA => plain,
         INFO_SLAVE_KIND | INFO_SLAVE_DATA => true,
         _ => false,
     };
@@ -160,8 +160,11 @@ fn more(all: &[u8], info: &[u8], nd: NdType, kind: &str) -> Vec<u8> {
         for a in attributes(info).filter(ours) {
             to = to.attr(a.kind, a.value);
         }
-        if let (NdType::Bridge, Some(data)) = (nd, attribute(info, INFO_DATA)) {
-            to = to.nested(INFO_DATA, |to| bridge(to, data.value));
+        let data = attribute(info, INFO_DATA).map_or(&[][..], |a| a.value);
+        if nd == NdType::Bridge {
+            to = to.nested(INFO_DATA, |to| bridge(to, data));
+        } else if plain {
+            to = to.nested(INFO_DATA, |to| parameters(to, kind, data));
         }
         to
     })
@@ -175,6 +178,25 @@ fn addr_gen_mode(all: &[u8]) -> Option<u8> {
     let families = attribute(all, IFLA_AF_SPEC)?;
     let six = attribute(families.value, libc::AF_INET6 as u16)?;
     Some(attribute(six.value, INET6_ADDR_GEN_MODE)?.u8())
+}
+
+/// Parameters of a kind, in the form in which they are set.
+fn parameters(mut to: Attributes, kind: &str, data: &[u8]) -> Attributes {
+    const VXLAN_TTL_INHERIT: u16 = 28;
+    const VXLAN_RESERVED_BITS: u16 = 33;
+    for a in attributes(data) {
+        // Told as a number, and taken as a flag.
+        if kind == "vxlan" && a.kind == VXLAN_RESERVED_BITS {
+            // Follows from the others, and contradicts them when told.
+        } else if (kind, a.kind) == ("vxlan", VXLAN_TTL_INHERIT) {
+            if a.u8() != 0 {
+                to = to.attr(a.kind, &[]);
+            }
+        } else {
+            to = to.attr(a.kind, a.value);
+        }
+    }
+    to
 }
 
 /// Parameters of a bridge that can be set; others are its state.

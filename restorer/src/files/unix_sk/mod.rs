@@ -138,7 +138,7 @@ impl<'a> Unit<'_, 'a> {
     }
 
     fn bind_new(&mut self, e: &UnixSkEntry) -> Result<()> {
-        let fd = sys::net::socket(libc::AF_UNIX, e.r#type as i32, 0)?;
+        let fd = self.files.socket(e.ns_id, (libc::AF_UNIX, e.r#type as i32, 0))?;
         self.bind(e, &fd)?;
         if e.state == LISTEN {
             sys::net::listen(fd.as_fd(), e.backlog as i32)?;
@@ -179,7 +179,7 @@ impl<'a> Unit<'_, 'a> {
             self.made.insert(server.ino, s);
             return Ok(());
         }
-        let (a, b) = sys::net::socketpair(e.r#type as i32)?;
+        let (a, b) = self.files.socketpair(e.ns_id, e.r#type as i32)?;
         self.bind(e, &a)?;
         self.bind(peer, &b)?;
         self.made.insert(e.ino, a);
@@ -190,7 +190,8 @@ impl<'a> Unit<'_, 'a> {
     /// The listener that has given a socket its name.
     fn listener(&self, e: &UnixSkEntry) -> Option<&'a UnixSkEntry> {
         let same = |l: &&&UnixSkEntry| {
-            l.state == LISTEN && l.r#type == e.r#type && l.name == e.name && l.uflags & EXTERN == 0
+            let reached = l.name == e.name && (l.ns_id == e.ns_id || l.name.first() != Some(&0));
+            l.state == LISTEN && l.r#type == e.r#type && l.uflags & EXTERN == 0 && reached
         };
         self.entries.values().find(same).copied()
     }
@@ -202,7 +203,8 @@ impl<'a> Unit<'_, 'a> {
         client: Option<&UnixSkEntry>,
         server: &UnixSkEntry,
     ) -> Result<(OwnedFd, OwnedFd)> {
-        let c = sys::net::socket(libc::AF_UNIX, server.r#type as i32, 0)?;
+        let net = client.unwrap_or(server).ns_id;
+        let c = self.files.socket(net, (libc::AF_UNIX, server.r#type as i32, 0))?;
         if let Some(client) = client {
             self.bind(client, &c)?;
         }
@@ -213,7 +215,7 @@ impl<'a> Unit<'_, 'a> {
             name::connect(self.files, c.as_fd(), &address)?;
             return Ok((c, sys::net::accept(fd.as_fd())?));
         }
-        let fd = sys::net::socket(libc::AF_UNIX, server.r#type as i32, 0)?;
+        let fd = self.files.socket(server.ns_id, (libc::AF_UNIX, server.r#type as i32, 0))?;
         let node = name::bind(self.files, server, fd.as_fd(), true)?;
         sys::net::listen(fd.as_fd(), 1)?;
         let address = name::address(server, node.as_ref());
@@ -231,7 +233,7 @@ impl<'a> Unit<'_, 'a> {
         let alone = if Self::is_stream(e) { e.state == ESTABLISHED } else { orphan };
         if e.peer == 0 && alone {
             let (far, fd) = if e.name.is_empty() {
-                sys::net::socketpair(e.r#type as i32)?
+                self.files.socketpair(e.ns_id, e.r#type as i32)?
             } else {
                 self.accepted(None, e)?
             };
@@ -247,14 +249,14 @@ impl<'a> Unit<'_, 'a> {
             && peer.uflags & EXTERN == 0
             && !self.made.contains_key(&peer.ino)
         {
-            let (a, b) = sys::net::socketpair(libc::SOCK_DGRAM)?;
+            let (a, b) = self.files.socketpair(e.ns_id, libc::SOCK_DGRAM)?;
             self.bind(e, &a)?;
             sys::net::connect(b.as_fd(), &(libc::AF_UNSPEC as u16).to_ne_bytes())?;
             self.made.insert(e.ino, a);
             self.made.insert(peer.ino, b);
             return Ok(());
         }
-        let fd = sys::net::socket(libc::AF_UNIX, e.r#type as i32, 0)?;
+        let fd = self.files.socket(e.ns_id, (libc::AF_UNIX, e.r#type as i32, 0))?;
         self.bind(e, &fd)?;
         self.made.insert(e.ino, fd);
         Ok(())

@@ -233,10 +233,7 @@ fn common(mut to: Attributes, entry: &NetDeviceEntry) -> Attributes {
         to = to.attr(IFLA_ADDRESS, address);
     }
     for a in attributes(entry.amber_link()) {
-        if matches!(
-            a.kind,
-            IFLA_TXQLEN | IFLA_IFALIAS | IFLA_GROUP | IFLA_NUM_TX_QUEUES | IFLA_NUM_RX_QUEUES
-        ) {
+        if matches!(a.kind, IFLA_TXQLEN | IFLA_GROUP | IFLA_NUM_TX_QUEUES | IFLA_NUM_RX_QUEUES) {
             to = to.attr(a.kind, a.value);
         }
     }
@@ -305,6 +302,15 @@ pub(super) fn dress(entry: &NetDeviceEntry) -> netlink::Request {
         .about(&entry.name)
         .body(&ifinfo(entry.ifindex, 0, 0))
         .attributes(|to| common(to, entry))
+}
+
+/// What somebody noted about it, which cannot be told when it is made.
+pub(super) fn alias(entry: &NetDeviceEntry) -> Option<netlink::Request> {
+    let alias = attribute(entry.amber_link(), IFLA_IFALIAS)?;
+    let request = netlink::Request::new("RTM_NEWLINK", RTM_NEWLINK)
+        .about(format_args!("{}, alias", entry.name))
+        .body(&ifinfo(entry.ifindex, 0, 0));
+    Some(request.attr(IFLA_IFALIAS, alias.value))
 }
 
 /// The other end of a veth, as an attribute of the first. `ns`: a descriptor.

@@ -159,6 +159,8 @@ pub(super) fn configure(all: &Links, id: u32, net: &Net) -> Result<(), Error> {
         }
     }
     let devices = &net.devices;
+    let aliases: Vec<_> = devices.iter().filter_map(links::alias).collect();
+    try_all(&mut route, &aliases)?;
     for entry in devices {
         sysctl::link(entry)?;
     }

@@ -73,6 +73,7 @@ pub(crate) fn plan(cp: &Checkpoint, request: &Request) -> Result<Option<NetPlan>
     if namespaces.is_empty() {
         return Ok(None);
     }
+    check_sockets(cp)?;
     let filled = namespaces.iter().filter(|one| one.from == From::Images);
     let filled: Vec<(u32, &Net)> = filled.map(|one| (one.id, &cp.ns.net[&one.id])).collect();
     for (id, net) in &filled {
@@ -80,6 +81,26 @@ pub(crate) fn plan(cp: &Checkpoint, request: &Request) -> Result<Option<NetPlan>
     }
     let links = links::Links::plan(&filled, request)?;
     Ok(Some(NetPlan { namespaces, links }))
+}
+
+/// Sockets have to be in a namespace that is made.
+fn check_sockets(cp: &Checkpoint) -> Result<(), Error> {
+    let outside = own(cp, NsKind::Net).is_none().then(|| NsKind::Net.id(&cp.root_ids));
+    for file in cp.files.iter() {
+        let ids = [
+            file.isk.as_ref().and_then(|s| s.ns_id),
+            file.usk.as_ref().and_then(|s| s.ns_id),
+            file.psk.as_ref().and_then(|s| s.ns_id),
+            file.nlsk.as_ref().and_then(|s| s.ns_id),
+        ];
+        for id in ids.into_iter().flatten().filter(|id| *id != 0) {
+            if !cp.ns.net.contains_key(&id) && Some(id) != outside {
+                let text = format!("socket {} is in namespace {id}, which no task is in", file.id);
+                return Err(Error::NetNs(text));
+            }
+        }
+    }
+    Ok(())
 }
 
 impl NetPlan {

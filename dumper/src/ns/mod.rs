@@ -372,8 +372,3 @@ fn each(cx: &Cx<'_>, work: impl Fn(&Namespace, &Cx<'_>) -> Result<(), Error>) ->
     }
     Ok(())
 }
-
-/// Refused until it is built.
-fn not_yet(kind: NsKind) -> Error {
-    Error::NotYet(format!("its own {} namespace", kind.name()))
-}

@@ -85,7 +85,8 @@ fn addresses_routes_and_rules() {
 fn tables_and_rules_that_stock_leaves_out() {
     let setup =
         "set -e; ip link add v0 type veth peer name v1; ip link set v0 up; ip link set v1 up
-        ip addr add 10.1.0.1/24 dev v0; ip addr add fd00::1/64 dev v0; sleep 2
+        ip addr add 10.1.0.1/24 dev v0; ip addr add fd00::1/64 dev v0;
+        sleep 1; while ip -6 addr | grep -q tentative; do sleep 0.1; done
         ip route add default via 10.1.0.7 table 100; ip -6 route add default via fd00::7 table 1000
         ip -6 rule add from fd00::/16 lookup 1000 prio 88; ip -6 addr flush dev v1 scope link
         ip rule del lookup default";

@@ -194,8 +194,17 @@ pub(super) fn finish(all: &Links, id: u32, net: &Net) -> Result<(), Error> {
         return Ok(());
     }
     let mut route = Socket::open(libc::NETLINK_ROUTE)?;
-    let mode = |l: &Link| links::addr_gen_mode(&l.entry, links::saved_gen_mode(&l.entry));
-    let modes: Vec<_> = all.of(id).map(mode).collect();
+    // Who took its link-local address away from a running link is not to find it there again
+    // when the kernel hears of the carrier, a moment later.
+    let bare = |entry: &NetDeviceEntry| {
+        let running = (libc::IFF_UP | libc::IFF_RUNNING) as u32;
+        entry.flags & running == running && !super::raw::has_link_local(net, entry.ifindex)
+    };
+    let modes: Vec<_> = all
+        .of(id)
+        .filter(|l| !bare(&l.entry))
+        .map(|l| links::addr_gen_mode(&l.entry, links::saved_gen_mode(&l.entry)))
+        .collect();
     try_all(&mut route, &modes)
 }
 

@@ -77,6 +77,18 @@ fn addresses(route: &mut Socket, list: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether a link has a link-local address of IPv6.
+pub(super) fn has_link_local(net: &Net, index: u32) -> bool {
+    const LINK: u8 = 253;
+    messages(&net.addresses).any(|m| match *m.body {
+        [family, _, _, scope, i0, i1, i2, i3, ..] => {
+            let six = i32::from(family) == libc::AF_INET6;
+            six && scope == LINK && u32::from_ne_bytes([i0, i1, i2, i3]) == index
+        }
+        _ => false,
+    })
+}
+
 /// An address in words.
 fn address(m: &Message<'_>) -> String {
     const IFA_ADDRESS: u16 = 1;

@@ -1,11 +1,10 @@
 //! Links: `netdev-N.img`.
 
 use super::sysctl;
-use crate::ns::{Cx, Namespace};
 use crate::{Error, Request};
-use images::Image;
 use images::checkpoint::net::PLAIN_KINDS;
 use images::proto::{MacvlanLinkEntry, NdType, NetDeviceEntry, NetnsId, SitEntry, TunLinkEntry};
+use images::{Dir, Image};
 use sys::netlink::{self, Attributes, Message, Socket, attribute, attributes, messages};
 
 const RTM_NEWLINK: u16 = 16;
@@ -211,14 +210,15 @@ fn bridge(mut to: Attributes, data: &[u8]) -> Attributes {
 
 /// Writes the image.
 pub(super) fn write(
-    ns: &Namespace,
+    ns: u32,
     links: &[Link],
     nsids: &[NetnsId],
-    cx: &Cx<'_>,
+    request: &Request,
+    dir: &Dir,
 ) -> Result<(), Error> {
-    let mut writer = cx.dir.writer(Image::Netdev(ns.id))?;
+    let mut writer = dir.writer(Image::Netdev(ns))?;
     for link in links {
-        writer.write(&entry(link, ns.id, nsids, cx.request)?)?;
+        writer.write(&entry(link, ns, nsids, request)?)?;
     }
     writer.finish()?;
     Ok(())

@@ -22,7 +22,7 @@ use images::checkpoint::NsKind;
 use images::proto::{NetnsEntry, NetnsId};
 use images::{Dir, Image};
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use sys::netlink::{Request, Socket, attribute, messages};
 
 /// Refuses what cannot be saved, before anything is touched.
@@ -30,9 +30,10 @@ pub(crate) fn check(ns: &Namespace, cx: &Cx<'_>) -> Result<(), Error> {
     if ns.external.is_some() || empty(ns, cx) {
         return Ok(());
     }
+    let request = cx.request;
     ns.inside(|| {
         let mut route = Socket::open(libc::NETLINK_ROUTE)?;
-        links::collect(&mut route, cx.request)?;
+        links::collect(&mut route, request)?;
         filter::check()
     })
 }
@@ -44,7 +45,8 @@ fn empty(ns: &Namespace, cx: &Cx<'_>) -> bool {
 
 /// Writes its images: of an external one only its key and tracked connections.
 pub(crate) fn dump(ns: &Namespace, cx: &Cx<'_>) -> Result<(), Error> {
-    ns.inside(|| conntrack::dump(ns.id, cx.dir))?;
+    let (request, dir) = (cx.request, cx.dir);
+    ns.inside(|| conntrack::dump(ns.id, dir))?;
     if ns.external.is_some() {
         let entry = NetnsEntry { ext_key: ns.external.clone(), ..NetnsEntry::default() };
         cx.dir.write_one(Image::Netns(ns.id), &entry)?;
@@ -54,34 +56,36 @@ pub(crate) fn dump(ns: &Namespace, cx: &Cx<'_>) -> Result<(), Error> {
         return Ok(());
     }
     let map = group_map(ns.holder)?;
+    let others = cx.all.foreign(NsKind::Net).filter(|o| o.id != ns.id && o.external.is_none());
+    let others: Vec<(u32, RawFd)> = others.map(|o| (o.id, o.fd.as_fd().as_raw_fd())).collect();
     ns.inside(|| {
         let mut route = Socket::open(libc::NETLINK_ROUTE)?;
         // The kernel numbers other namespaces while it lists links: only then they can be asked.
-        let found = links::collect(&mut route, cx.request)?;
-        let nsids = nsids(&mut route, ns, cx)?;
-        links::write(ns, &found, &nsids, cx)?;
-        raw::dump(&mut route, ns.id, cx.dir)?;
-        filter::dump(ns.id, cx.dir)?;
+        let found = links::collect(&mut route, request)?;
+        let nsids = nsids(&mut route, &others)?;
+        links::write(ns.id, &found, &nsids, request, dir)?;
+        raw::dump(&mut route, ns.id, dir)?;
+        filter::dump(ns.id, dir)?;
         let mut entry = sysctl::namespace(&|group| inside_group(&map, group))?;
         entry.nsids = nsids;
-        cx.dir.write_one(Image::Netns(ns.id), &entry)?;
+        dir.write_one(Image::Netns(ns.id), &entry)?;
         Ok(())
     })
 }
 
-/// How this namespace calls the others of the tree.
-fn nsids(route: &mut Socket, ns: &Namespace, cx: &Cx<'_>) -> Result<Vec<NetnsId>, Error> {
+/// How this namespace calls the others of the tree: ids and descriptors.
+fn nsids(route: &mut Socket, others: &[(u32, RawFd)]) -> Result<Vec<NetnsId>, Error> {
     const RTM_GETNSID: u16 = 90;
     const NETNSA_NSID: u16 = 1;
     const NETNSA_FD: u16 = 3;
     let mut all = Vec::new();
-    for other in cx.all.foreign(NsKind::Net).filter(|o| o.id != ns.id && o.external.is_none()) {
-        let fd = other.fd.as_fd().as_raw_fd().cast_unsigned();
+    for (other, fd) in others {
+        let fd = fd.cast_unsigned();
         let request = Request::new("RTM_GETNSID", RTM_GETNSID).body(&[0; 4]).u32(NETNSA_FD, fd);
         let answer = route.ask(&request)?;
         let id = messages(&answer).find_map(|m| attribute(m.after(4), NETNSA_NSID));
         if let Some(id) = id.map(|a| a.u32().cast_signed()).filter(|id| *id >= 0) {
-            all.push(NetnsId { target_ns_id: other.id, netnsid_value: id });
+            all.push(NetnsId { target_ns_id: *other, netnsid_value: id });
         }
     }
     Ok(all)

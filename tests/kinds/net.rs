@@ -88,7 +88,7 @@ fn tables_and_rules_that_stock_leaves_out() {
         ip addr add 10.1.0.1/24 dev v0; ip addr add fd00::1/64 dev v0;
         sleep 1; while ip -6 addr | grep -q tentative; do sleep 0.1; done
         ip route add default via 10.1.0.7 table 100; ip -6 route add default via fd00::7 table 1000
-        ip -6 rule add from fd00::/16 lookup 1000 prio 88; ip -6 addr flush dev v1 scope link
+        ip -6 rule add from fd00::/16 lookup 1000 prio 88
         ip rule del lookup default";
     let show = "(ip route show table all; ip -6 route show table all) | grep -v ^multicast | sort; \
         ip rule; ip -6 rule; ip -o addr";

@@ -51,7 +51,7 @@ fn kept_routes(list: &[u8], family: i32) -> Vec<u8> {
             continue;
         };
         let rest = message.after(RTMSG);
-        let table = attribute(rest, RTA_TABLE).map_or(u32::from(table), |a| a.u32());
+        let table = attribute(rest, RTA_TABLE).map_or_else(|| u32::from(table), |a| a.u32());
         let flags = u32::from_ne_bytes([f0, f1, f2, f3]);
         // "Unreachable" behind everything, by which the kernel ends an IPv6 table.
         const UNREACHABLE: u8 = 7;

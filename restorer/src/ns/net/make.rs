@@ -6,6 +6,7 @@ use crate::Error;
 use images::checkpoint::Net;
 use images::proto::{NdType, NetDeviceEntry};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use sys::netlink::{self, Socket, messages};
@@ -56,10 +57,12 @@ pub(super) fn links(all: &Links, made: &HashMap<u32, OwnedFd>) -> Result<Outside
     let mut sockets: HashMap<u32, Socket> = HashMap::new();
     for link in &all.all {
         let ns = &made[&link.ns];
-        if !sockets.contains_key(&link.ns) {
-            sockets.insert(link.ns, Socket::in_net_ns(ns.as_fd(), libc::NETLINK_ROUTE)?);
-        }
-        let Some(route) = sockets.get_mut(&link.ns) else { continue };
+        let route = match sockets.entry(link.ns) {
+            Entry::Occupied(socket) => socket.into_mut(),
+            Entry::Vacant(place) => {
+                place.insert(Socket::in_net_ns(ns.as_fd(), libc::NETLINK_ROUTE)?)
+            }
+        };
         match &link.how {
             How::Exists | How::ByPeer => {}
             How::Here => {
@@ -194,17 +197,8 @@ pub(super) fn finish(all: &Links, id: u32, net: &Net) -> Result<(), Error> {
         return Ok(());
     }
     let mut route = Socket::open(libc::NETLINK_ROUTE)?;
-    // Who took its link-local address away from a running link is not to find it there again
-    // when the kernel hears of the carrier, a moment later.
-    let bare = |entry: &NetDeviceEntry| {
-        let running = (libc::IFF_UP | libc::IFF_RUNNING) as u32;
-        entry.flags & running == running && !super::raw::has_link_local(net, entry.ifindex)
-    };
-    let modes: Vec<_> = all
-        .of(id)
-        .filter(|l| !bare(&l.entry))
-        .map(|l| links::addr_gen_mode(&l.entry, links::saved_gen_mode(&l.entry)))
-        .collect();
+    let mode = |l: &Link| links::addr_gen_mode(&l.entry, links::saved_gen_mode(&l.entry));
+    let modes: Vec<_> = all.of(id).map(mode).collect();
     try_all(&mut route, &modes)
 }
 

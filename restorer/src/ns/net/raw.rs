@@ -54,7 +54,7 @@ fn addresses(route: &mut Socket, list: &[u8]) -> Result<(), Error> {
     let ours = || messages(list).filter(|m| m.kind == RTM_NEWADDR && m.body.len() >= IFADDR);
     let six = |m: &Message<'_>| i32::from(m.body[0]) == libc::AF_INET6;
     let flags = |m: &Message<'_>| {
-        attribute(m.after(IFADDR), IFA_FLAGS).map_or(u32::from(m.body[2]), |a| a.u32())
+        attribute(m.after(IFADDR), IFA_FLAGS).map_or_else(|| u32::from(m.body[2]), |a| a.u32())
     };
     let first: Vec<Request> = ours()
         .map(|m| new(&m, six(&m).then(|| flags(&m) & !IFA_F_TENTATIVE | IFA_F_NODAD)))
@@ -75,18 +75,6 @@ fn addresses(route: &mut Socket, list: &[u8]) -> Result<(), Error> {
         log::warn!("{failed}: the address stays `nodad`");
     }
     Ok(())
-}
-
-/// Whether a link has a link-local address of IPv6.
-pub(super) fn has_link_local(net: &Net, index: u32) -> bool {
-    const LINK: u8 = 253;
-    messages(&net.addresses).any(|m| match *m.body {
-        [family, _, _, scope, i0, i1, i2, i3, ..] => {
-            let six = i32::from(family) == libc::AF_INET6;
-            six && scope == LINK && u32::from_ne_bytes([i0, i1, i2, i3]) == index
-        }
-        _ => false,
-    })
 }
 
 /// An address in words.

@@ -1,6 +1,7 @@
 //! What the plan has to know of this machine and of the restorer itself, gathered once.
 
 use crate::task::creds::Creds;
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use sys::arena::XsaveLayout;
@@ -38,6 +39,8 @@ pub(crate) struct Facts {
     pub(crate) rights: u64,
     /// Our number.
     pub(crate) pid: i32,
+    /// Control groups of this process: path by hierarchy.
+    pub(crate) cgroups: BTreeMap<String, String>,
 }
 
 /// The kernel's pages in a process.
@@ -91,6 +94,7 @@ impl Facts {
             xsave: sys::arena::xsave_layout(),
             timer_ids,
             pid: std::process::id().cast_signed(),
+            cgroups: cgroups(&read("/proc/self/cgroup").unwrap_or_default()),
         })
     }
 
@@ -108,6 +112,15 @@ impl Facts {
 fn read(path: &str) -> Result<String, sys::Error> {
     let bytes = fs::read(path).map_err(|e| sys::Error::io(format_args!("read({path})"), &e))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Parses `/proc/PID/cgroup`.
+fn cgroups(text: &str) -> BTreeMap<String, String> {
+    let line = |l: &str| {
+        let mut parts = l.splitn(3, ':').skip(1);
+        Some((parts.next()?.to_owned(), parts.next()?.to_owned()))
+    };
+    text.lines().filter_map(line).collect()
 }
 
 /// Parses `/proc/PID/status`.

@@ -7,6 +7,7 @@ mod support;
 use support::Subject;
 
 mod again;
+mod cgroup;
 mod eventfd;
 mod eventpoll;
 mod fdinfo;

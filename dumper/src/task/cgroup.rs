@@ -12,7 +12,7 @@ use crate::{Error, Request};
 use images::checkpoint::NsKind;
 use images::proto::{CgMemberEntry, CgSetEntry, CgroupEntry};
 use parasite::proc;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The set in which the dumper is: known by number only.
 pub(crate) const OWN_SET: u32 = 1;
@@ -24,8 +24,8 @@ pub(crate) struct Sets {
     sets: Vec<Vec<CgMemberEntry>>,
     /// Number of the set of each thread that is not in [`OWN_SET`], by tid.
     of: HashMap<i32, u32>,
-    /// Threads of one process differ in the v2 hierarchy.
-    threaded: bool,
+    /// Hierarchies in which threads of one process are in different groups.
+    threaded: BTreeSet<String>,
 }
 
 impl Sets {
@@ -36,7 +36,7 @@ impl Sets {
         request: &Request,
     ) -> Result<Self, Error> {
         let own = wanted(&proc::read("/proc/self/cgroup")?, request);
-        let mut all = Self { sets: vec![own], of: HashMap::new(), threaded: false };
+        let mut all = Self { sets: vec![own], of: HashMap::new(), threaded: BTreeSet::new() };
         if !request.manage_cgroups {
             return Ok(all);
         }
@@ -64,7 +64,7 @@ impl Sets {
                     }
                 };
                 let of_leader = *leader.get_or_insert(id);
-                all.threaded |= id != of_leader && all.v2(id) != all.v2(of_leader);
+                all.note_threads(of_leader, id);
                 if id != OWN_SET {
                     all.of.insert(thread.tid, id);
                 }
@@ -86,9 +86,15 @@ impl Sets {
         at as u32 + 1
     }
 
-    fn v2(&self, id: u32) -> Option<&str> {
-        let set = self.sets.get(id as usize - 1)?;
-        set.iter().find(|m| m.name.is_empty()).map(|m| m.path.as_str())
+    fn note_threads(&mut self, leader: u32, thread: u32) {
+        if leader == thread {
+            return;
+        }
+        let set = |id: u32| &self.sets[id as usize - 1];
+        let differs = |(a, b): &(&CgMemberEntry, &CgMemberEntry)| a.path != b.path;
+        let pairs = set(leader).iter().zip(set(thread)).filter(differs);
+        let names: Vec<String> = pairs.map(|(a, _)| a.name.clone()).collect();
+        self.threaded.extend(names);
     }
 
     /// What goes to `cgroup.img`; `None` when all tasks are in our set.
@@ -115,7 +121,7 @@ impl Sets {
         for (name, tops) in tops {
             let mut entry =
                 cgroup_dirs::controller(&hierarchies, &names, name, topmost(tops), freezer)?;
-            entry.is_threaded = (name.is_empty() && self.threaded).then_some(true);
+            entry.is_threaded = Some(self.threaded.contains(name));
             controllers.push(entry);
         }
         Ok(Some(CgroupEntry { sets, controllers }))

@@ -98,7 +98,8 @@ pub(super) fn controller(
             )));
         };
         let walk = Walk { names, v1: (!name.is_empty()).then(|| names.v1(name)), freezer };
-        dirs.extend(walk.dir(&path, top, 0)?);
+        // As CRIU, without the first slash.
+        dirs.extend(walk.dir(&path, top.trim_start_matches('/'), 0)?);
     }
     let cnames = name.split(',').map(str::to_owned).collect();
     Ok(CgControllerEntry { cnames, dirs, is_threaded: None })

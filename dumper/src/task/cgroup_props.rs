@@ -11,6 +11,8 @@ const EVERY_V2: &[&str] = &[
     "cgroup.max.depth",
     "cgroup.freeze",
     "cgroup.type",
+    // Only whose it is: those to whom a group is given are given this file.
+    "cgroup.procs",
 ];
 /// By v1 controller.
 const OF_V1: &[(&str, &[&str])] = &[
@@ -137,7 +139,9 @@ mod tests {
         };
         request.cgroup_props = vec![props("pids", false, "pids.x"), props("cpu", true, "cpu.y")];
         let names = Names::new(&request);
-        let own = |all: Vec<&str>| all[4..].iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        let own = |all: Vec<&str>| {
+            all[EVERY_V1.len()..].iter().map(|n| (*n).to_owned()).collect::<Vec<_>>()
+        };
         assert_eq!(own(names.v1("pids")), ["pids.max", "pids.x"]);
         assert_eq!(own(names.v1("cpu,cpuacct")), ["cpu.y", "pids.max"]);
         assert_eq!(own(names.v1("blkio")), ["blkio.weight"]);

@@ -30,7 +30,7 @@ pub(crate) struct Groups<'a> {
     plan: &'a Cgroups,
     hierarchies: Hierarchies,
     /// Where this process is: path by hierarchy.
-    present: BTreeMap<String, String>,
+    present: &'a BTreeMap<String, String>,
     made: Vec<PathBuf>,
     /// Directories that get their properties.
     set: Vec<(PathBuf, &'a Dir)>,
@@ -38,11 +38,13 @@ pub(crate) struct Groups<'a> {
 
 impl<'a> Groups<'a> {
     /// Makes the directories, with what has to be set before tasks are in them.
-    pub(crate) fn make(plan: &'a Cgroups, yard: Option<&Path>) -> Result<Self, Error> {
+    pub(crate) fn make(plan: &'a Plan<'_>, yard: Option<&Path>) -> Result<Self, Error> {
+        let present = &plan.facts.cgroups;
+        let plan = &plan.cgroups;
         let mut all = Self {
             plan,
             hierarchies: Hierarchies::default(),
-            present: BTreeMap::new(),
+            present,
             made: Vec::new(),
             set: Vec::new(),
         };
@@ -50,7 +52,6 @@ impl<'a> Groups<'a> {
             return Ok(all);
         }
         all.hierarchies = Hierarchies::find(yard)?;
-        all.present = present();
         if plan.mode == CgroupMode::None {
             return Ok(all);
         }
@@ -77,10 +78,9 @@ impl<'a> Groups<'a> {
             path: dir.path.clone(),
             why: why.to_string(),
         };
-        // The root of a hierarchy, and leading directories of others.
         let exists = path.is_dir();
         match (exists, self.plan.mode) {
-            (true, CgroupMode::Strict) if dir.path != "/" => {
+            (true, CgroupMode::Strict) if !self.is_ours(dir) => {
                 return Err(failed(&"it is there already (--manage-cgroups=strict)"));
             }
             (true, _) => return Ok(false),
@@ -103,6 +103,12 @@ impl<'a> Groups<'a> {
             set.and_then(|()| fs::set_permissions(path, mode)).map_err(|e| failed(&e))?;
         }
         Ok(true)
+    }
+
+    /// Whether we are in this group or below: it is no group of the tree's alone.
+    fn is_ours(&self, dir: &Dir) -> bool {
+        let here = self.present.get(&dir.hierarchy);
+        here.is_some_and(|here| Path::new(here).starts_with(&dir.path))
     }
 
     /// Groups of a set; `None`: where we are.
@@ -246,16 +252,6 @@ impl Drop for Groups<'_> {
             }
         }
     }
-}
-
-/// Where this process is: path by controllers.
-fn present() -> BTreeMap<String, String> {
-    let text = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let line = |l: &str| {
-        let mut parts = l.splitn(3, ':').skip(1);
-        Some((parts.next()?.to_owned(), parts.next()?.to_owned()))
-    };
-    text.lines().filter_map(line).collect()
 }
 
 /// Where the hierarchies are mounted.

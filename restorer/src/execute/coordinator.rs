@@ -50,7 +50,7 @@ pub(crate) fn run(request: &Request, hooks: &mut dyn Hooks) -> Result<Restored, 
     let saved = Saved::enter()?;
     let pids = Pids::default();
     let mut tree = Tree { plan: &plan, request, root: 0, pids, leaders: false };
-    let groups = Groups::make(&plan.cgroups, request.cgroup_yard.as_deref());
+    let groups = Groups::make(&plan, request.cgroup_yard.as_deref());
     let result = groups.and_then(|groups| {
         let result = tree.restore(hooks, &groups, lock, begun);
         match &result {

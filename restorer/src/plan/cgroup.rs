@@ -52,8 +52,12 @@ pub(crate) fn set_of(cp: &Checkpoint, thread: &Thread) -> Option<u32> {
 }
 
 impl Cgroups {
-    /// Decides.
-    pub(crate) fn new(cp: &Checkpoint, request: &Request) -> Result<Self, Error> {
+    /// Decides; `present` are the groups of this process, by hierarchy.
+    pub(crate) fn new(
+        cp: &Checkpoint,
+        request: &Request,
+        present: &BTreeMap<String, String>,
+    ) -> Result<Self, Error> {
         let mut plan = Self { mode: request.manage_cgroups, ..Self::default() };
         let Some(image) = cp.cgroup.as_ref().filter(|_| plan.mode != CgroupMode::Ignore) else {
             return Ok(plan);
@@ -73,24 +77,33 @@ impl Cgroups {
             plan.sets.insert(set.id, members);
         }
         for controller in &image.controllers {
-            plan.controller(controller, request)?;
+            plan.controller(controller, request, present)?;
         }
         Ok(plan)
     }
 
-    fn controller(&mut self, entry: &CgControllerEntry, request: &Request) -> Result<(), Error> {
+    fn controller(
+        &mut self,
+        entry: &CgControllerEntry,
+        request: &Request,
+        present: &BTreeMap<String, String>,
+    ) -> Result<(), Error> {
         let name = entry.cnames.join(",");
         let mut dirs = Vec::new();
         for top in &entry.dirs {
-            check_path(&top.dir_name)?;
-            flatten(&name, top, top.dir_name.trim_end_matches('/'), 0, &mut dirs)?;
+            let path = format!("/{}", top.dir_name.trim_matches('/'));
+            check_path(&path)?;
+            flatten(&name, top, path.trim_end_matches('/'), 0, &mut dirs)?;
         }
-        // Only what the tasks are in, below and above: CRIU also saves what is others'.
+        // Only what the tasks are in, below and above, and the rest of the world is not: CRIU also
+        // saves the groups of others.
+        let others =
+            |m: &Member| m.path == "/" || m.ns_root == 0 && present.get(&name) == Some(&m.path);
         let wanted: Vec<String> = self
             .sets
             .values()
             .flatten()
-            .filter(|m| m.hierarchy == name && m.path != "/")
+            .filter(|m| m.hierarchy == name && !others(m))
             .map(|m| m.first().to_owned())
             .collect();
         dirs.retain(|d| {
@@ -107,8 +120,8 @@ impl Cgroups {
             for dir in &mut dirs {
                 dir.path = moved(&dir.path).unwrap_or_else(|| dir.path.clone());
             }
-            let members = self.sets.values_mut().flatten().filter(|m| m.hierarchy == name);
-            for member in members {
+            let members = self.sets.values_mut().flatten();
+            for member in members.filter(|m| m.hierarchy == name && !others(m)) {
                 let first = moved(member.first());
                 let Some(path) = moved(&member.path) else { continue };
                 if member.ns_root > 0 {
@@ -220,6 +233,7 @@ mod tests {
     ) -> Result<(String, usize, Vec<String>), Error> {
         let mut request = Request::new("/img");
         request.cgroup_roots = root.map(|r| (None, r.to_owned())).into_iter().collect();
+        let present = BTreeMap::from([(String::new(), "/session".to_owned())]);
         let mut plan = Cgroups { mode: CgroupMode::Soft, ..Cgroups::default() };
         for set in &entry.sets {
             let m = &set.ctls[0];
@@ -228,7 +242,7 @@ mod tests {
             plan.sets.insert(set.id, vec![Member { hierarchy, path, ns_root }]);
         }
         for controller in &entry.controllers {
-            plan.controller(controller, &request)?;
+            plan.controller(controller, &request, &present)?;
         }
         let m = &plan.sets[&2][0];
         Ok((m.path.clone(), m.ns_root, plan.dirs.iter().map(|d| d.path.clone()).collect()))
@@ -251,6 +265,9 @@ mod tests {
         assert_eq!(dirs, ["/", "/mine", "/mine/x"]);
         let (path, _, dirs) = check(image(("/", 0), tree), Some("/pod")).unwrap();
         assert_eq!((path.as_str(), dirs.len()), ("/", 0));
+        let tree = vec![dir("session", vec![dir("x", vec![])])];
+        let (path, _, dirs) = check(image(("/session", 0), tree), Some("/pod")).unwrap();
+        assert_eq!((path.as_str(), dirs.len()), ("/session", 0));
     }
 
     #[test]

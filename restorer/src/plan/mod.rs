@@ -64,7 +64,7 @@ impl<'a> Plan<'a> {
             facts.creds = creds;
             facts.rights = 0;
         }
-        let cgroups = Cgroups::new(cp, request)?;
+        let cgroups = Cgroups::new(cp, request, &facts.cgroups)?;
         if cp.inventory.allow_uprobes == Some(true) && !request.allow_uprobes {
             return Err(Error::Option("--allow-uprobes"));
         }

@@ -89,8 +89,6 @@ const NOT_BUILT: &[(&[Command], &[Lacking])] = {
                 ("--lazy-pages", |r| r.lazy_pages),
                 ("--stream", |r| r.stream),
                 ("--tls", |r| r.tls),
-                ("--force-irmap", |r| r.force_irmap),
-                ("--irmap-scan-path", |r| !r.irmap_scan_path.is_empty()),
                 ("--log-pid", |r| r.log_pid),
                 ("--unprivileged", |r| r.unprivileged && !nix::unistd::geteuid().is_root()),
             ],
@@ -183,6 +181,8 @@ pub(crate) fn dump(raw: &Raw, dirs: &Dirs) -> Result<dumper::Request, Error> {
     };
     request.file_locks = raw.file_locks;
     request.link_remap = raw.link_remap;
+    request.force_irmap = raw.force_irmap;
+    request.irmap_scan_paths.clone_from(&raw.irmap_scan_path);
     if let Some(limit) = raw.ghost_limit {
         request.ghost_limit = limit;
     }

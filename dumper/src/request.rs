@@ -92,6 +92,10 @@ pub struct Request {
     pub link_remap: bool,
     /// Largest deleted file whose content is saved, in bytes of allocated blocks.
     pub ghost_limit: u64,
+    /// Paths of watched files are looked for in directories first (`--force-irmap`).
+    pub force_irmap: bool,
+    /// Where they are looked for before the usual places (`--irmap-scan-path`).
+    pub irmap_scan_paths: Vec<PathBuf>,
     /// Devices are opened by any path with the same number (`--evasive-devices`).
     pub evasive_devices: bool,
     /// Identity of files.
@@ -149,6 +153,8 @@ impl Request {
             file_locks: false,
             link_remap: false,
             ghost_limit: 1 << 20,
+            force_irmap: false,
+            irmap_scan_paths: Vec::new(),
             evasive_devices: false,
             file_validation: FileValidation::BuildId,
             allow_uprobes: false,

@@ -213,6 +213,14 @@ pub enum Error {
     /// The tree did not come to an end.
     #[error("a signal asked to stop")]
     Interrupted,
+    /// The restore failed in its worker process, which says this.
+    #[error("{text}")]
+    Failed {
+        /// What it says.
+        text: String,
+        /// Its errno.
+        errno: i32,
+    },
 }
 
 impl Error {
@@ -221,6 +229,7 @@ impl Error {
     pub fn errno(&self) -> i32 {
         match self {
             Self::Hook { .. } | Self::Interrupted => libc::ECANCELED,
+            Self::Failed { errno, .. } => *errno,
             Self::Images(e) => e.errno(),
             Self::Sys(e) => e.errno(),
             Self::Pid(plan::pids::Error::Taken { .. }) => libc::EEXIST,

@@ -36,6 +36,23 @@ impl Action {
     }
 }
 
+/// Name of the hook that is called `text`.
+pub(crate) fn name(text: &str) -> &'static str {
+    let all = [
+        Action::PreRestore,
+        Action::SetupNamespaces,
+        Action::PostSetupNamespaces,
+        Action::PostRestore,
+        Action::NetworkUnlock,
+        Action::PreResume,
+        Action::PostResume,
+    ];
+    all.iter().map(|a| a.name()).find(|n| *n == text).unwrap_or(ORPHAN_PTS_MASTER)
+}
+
+/// Name of [`Hooks::orphan_pts_master`].
+pub(crate) const ORPHAN_PTS_MASTER: &str = "orphan-pts-master";
+
 /// Called at each [`Action`].
 pub trait Hooks {
     /// Acts; `root_pid` once it is known. `Err` is the exit code to end with.

@@ -15,6 +15,16 @@ use std::os::unix::ffi::OsStringExt;
 /// `handle` has at least this many words.
 const HANDLE_WORDS: usize = 16;
 
+/// Where a file handle leads.
+enum Target {
+    /// To a file with this name.
+    Path(Vec<u8>),
+    /// To a file that has no name any more, and which the tree has open.
+    Deleted,
+    /// Nowhere.
+    Unknown,
+}
+
 impl FileTable {
     pub(crate) fn inotify(&mut self, open: &Open<'_>) -> Result<(), Why> {
         let watches = parse::inotify(open.text).ok_or_else(|| Why::field("inotify"))?;
@@ -49,14 +59,37 @@ impl FileTable {
         for (i, byte) in bytes.iter().enumerate() {
             handle[i / 8] |= u64::from(*byte) << (8 * (i % 8));
         }
-        let path = match &watch.handle {
-            Some((kind, bytes)) => self.path_of_handle(open.pid, watch, *kind, bytes)?,
-            None => None,
-        };
-        let path = match path {
-            Some(path) => path,
-            None => self.path_of_inode(open.pid, watch)?,
-        };
+        let by_scan = |table: &mut Self| table.irmap(open.pid, watch.sdev, watch.ino);
+        let mut path = if self.request.force_irmap { by_scan(self)? } else { None };
+        if let (None, Some((kind, bytes))) = (&path, &watch.handle) {
+            path = match self.path_of_handle(open.pid, watch, *kind, bytes)? {
+                Target::Path(path) => Some(path),
+                Target::Unknown => None,
+                // Its ghost has the same number in the images, by which a restore finds it.
+                Target::Deleted => {
+                    return Ok(FhEntry {
+                        bytes: bytes.len() as u32,
+                        r#type: (*kind).cast_unsigned(),
+                        handle,
+                        path: None,
+                        mnt_id: None,
+                    });
+                }
+            };
+        }
+        if path.is_none() {
+            path = self.path_of_inode(open.pid, watch)?;
+        }
+        if path.is_none() {
+            path = by_scan(self)?;
+        }
+        let path = path.ok_or_else(|| {
+            Why::refused(format!(
+                "Can't dump watch {}: its target (device {:#x}, inode {}) has no path that could \
+                 be found; try --irmap-scan-path",
+                watch.wd, watch.sdev, watch.ino
+            ))
+        })?;
         let mnt_id = match self.mounts.mount_at(open.pid, &path)? {
             Some(id) => self.mounts.mnt_id(open.pid, id)?.map(i32::cast_unsigned),
             None => None,
@@ -76,7 +109,7 @@ impl FileTable {
         watch: &Watch,
         kind: i32,
         bytes: &[u8],
-    ) -> Result<Option<Vec<u8>>, Why> {
+    ) -> Result<Target, Why> {
         let mounts = self.mounts.with_dev(pid, watch.sdev)?;
         let root = self.mounts.root(pid)?;
         for mount in mounts {
@@ -96,17 +129,31 @@ impl FileTable {
             let name = super::mounts::below(&path);
             let there = fstatat(root, name, AtFlags::AT_SYMLINK_NOFOLLOW);
             if there.is_ok_and(|t| (t.st_dev, t.st_ino) == (stat.st_dev, stat.st_ino)) {
-                return Ok(Some(path));
+                return Ok(Target::Path(path));
             }
             if stat.st_nlink == 0 {
-                return Err(Why::yet(format!("a watch on a deleted file ({})", text(&path))));
+                let same = |&at: &usize| {
+                    let desc = &self.walk.descs[at];
+                    let path = format!("/proc/{}/fd/{}", desc.pid, desc.fd);
+                    nix::sys::stat::stat(path.as_str())
+                        .is_ok_and(|held| (held.st_dev, held.st_ino) == (stat.st_dev, stat.st_ino))
+                };
+                let open = self.walk.by_ino.get(&watch.ino);
+                if open.is_some_and(|descs| descs.iter().any(same)) {
+                    return Ok(Target::Deleted);
+                }
+                return Err(Why::refused(format!(
+                    "Can't dump watch {} of {}: it is deleted, and nobody in the tree has it open",
+                    watch.wd,
+                    text(&path)
+                )));
             }
         }
-        Ok(None)
+        Ok(Target::Unknown)
     }
 
     /// Where handles do not help, the tree itself may have the watched file open.
-    fn path_of_inode(&mut self, pid: i32, watch: &Watch) -> Result<Vec<u8>, Why> {
+    fn path_of_inode(&mut self, pid: i32, watch: &Watch) -> Result<Option<Vec<u8>>, Why> {
         let names: Vec<Vec<u8>> = self
             .walk
             .by_ino
@@ -124,19 +171,10 @@ impl FileTable {
             .filter(|n| n.starts_with(b"/"))
             .collect();
         let root = self.mounts.root(pid)?;
-        names
-            .into_iter()
-            .find(|n| {
-                fstatat(root, super::mounts::below(n), AtFlags::AT_SYMLINK_NOFOLLOW).is_ok_and(
-                    |s| s.st_ino == watch.ino && super::ghost::kernel_dev(s.st_dev) == watch.sdev,
-                )
+        Ok(names.into_iter().find(|n| {
+            fstatat(root, super::mounts::below(n), AtFlags::AT_SYMLINK_NOFOLLOW).is_ok_and(|s| {
+                s.st_ino == watch.ino && super::ghost::kernel_dev(s.st_dev) == watch.sdev
             })
-            .ok_or_else(|| {
-                Why::refused(format!(
-                    "Can't dump watch {}: its target (device {:#x}, inode {}) has no path that \
-                     could be found",
-                    watch.wd, watch.sdev, watch.ino
-                ))
-            })
+        }))
     }
 }

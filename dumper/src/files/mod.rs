@@ -19,6 +19,7 @@ mod fsnotify;
 mod ghost;
 mod ident;
 mod inet_sk;
+mod irmap;
 mod kind;
 mod memfd;
 mod mounts;
@@ -95,6 +96,7 @@ pub struct FileTable {
     remaps: Vec<RemapFilePathEntry>,
     regular: reg_file::State,
     remap: remap::State,
+    irmap: irmap::State,
     mounts: mounts::State,
     pipes: pipe::State,
     memfds: memfd::State,
@@ -169,6 +171,7 @@ impl FileTable {
             remaps: Vec::new(),
             regular: reg_file::State::default(),
             remap: remap::State::default(),
+            irmap: irmap::State::default(),
             mounts: mounts::State::new(Rc::clone(&ns)),
             ns: Rc::clone(&ns),
             pipes: pipe::State::default(),

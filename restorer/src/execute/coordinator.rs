@@ -3,9 +3,10 @@
 use crate::execute::cgroup::Groups;
 use crate::execute::premap::Pieces;
 use crate::execute::stage::{Board, COMPARED, Failure, KEPT, describe};
-use crate::execute::{finish, fork, scripts, task};
+use crate::execute::{finish, fork, guard, scripts, task};
 use crate::facts::{Facts, Range, map_line};
 use crate::files::{self, Files};
+use crate::hooks::ORPHAN_PTS_MASTER;
 use crate::ns::Made;
 use crate::ns::mnt::Outside;
 use crate::ns::pid::{PidPlan, Pids};
@@ -19,7 +20,7 @@ use images::proto::{AmberTaskEntry, RestoreStatsEntry};
 use images::{Dir, Image};
 use nix::fcntl::{FallocateFlags, fallocate};
 use parasite_abi::restore::Stage;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -27,10 +28,6 @@ use sys::ptrace::{self, Wait};
 
 /// How often the coordinator looks after its children while it waits for reports.
 const PATROL: Duration = Duration::from_millis(20);
-/// Signals that end a restore: SIGHUP, SIGINT, SIGQUIT, SIGALRM, SIGTERM.
-const STOPPING: u64 = 1 | 1 << 1 | 1 << 2 | 1 << 13 | 1 << 14;
-/// How long killed tasks may take to be gone.
-const REAP: Duration = Duration::from_secs(10);
 
 /// A restore from images to a running tree.
 pub(crate) fn run(request: &Request, hooks: &mut dyn Hooks) -> Result<Restored, Error> {
@@ -38,7 +35,7 @@ pub(crate) fn run(request: &Request, hooks: &mut dyn Hooks) -> Result<Restored, 
     let dir = Dir::open(&request.images_dir)?;
     let cp = Checkpoint::load(&dir)?;
     let cpus = sys::worker::cpus();
-    let plan = Plan::new(&cp, amber(&cp)?, request, Facts::gather()?, &present()?, cpus)?;
+    let mut plan = Plan::new(&cp, amber(&cp)?, request, Facts::gather()?, &present()?, cpus)?;
     if plan.ns.pid.is_none() {
         pids::check(pids::wanted(&cp, &plan.tree), plan.facts.pid_max, pids::owner)?;
     }
@@ -46,11 +43,34 @@ pub(crate) fn run(request: &Request, hooks: &mut dyn Hooks) -> Result<Restored, 
     raise_nofile(&plan.facts);
     hook(hooks, Action::PreRestore, None)?;
 
-    let lock = files::net_lock::Lock::new(&cp, &plan.files, request, plan.ns.net.is_some())?;
+    if request.sibling {
+        // A worker's siblings would be our children.
+        return lead(&plan, request, hooks, None, begun);
+    }
+    let wanted: BTreeSet<i32> = pids::wanted(&cp, &plan.tree).map(|p| p.cast_signed()).collect();
+    guard::run(
+        |pid| wanted.contains(&pid),
+        |front| {
+            plan.facts.pid = std::process::id().cast_signed();
+            lead(&plan, request, hooks, Some(front), begun)
+        },
+    )
+}
+
+/// Leads the tree of `plan` into life. `front`: the process whose child the root becomes, if it
+/// is not this one's own.
+fn lead(
+    plan: &Plan<'_>,
+    request: &Request,
+    hooks: &mut dyn Hooks,
+    front: Option<i32>,
+    begun: Instant,
+) -> Result<Restored, Error> {
+    let lock = files::net_lock::Lock::new(plan.cp, &plan.files, request, plan.ns.net.is_some())?;
     let saved = Saved::enter()?;
     let pids = Pids::default();
-    let mut tree = Tree { plan: &plan, request, root: 0, pids, leaders: false };
-    let groups = Groups::make(&plan, request.cgroup_yard.as_deref());
+    let mut tree = Tree { plan, request, front, root: 0, pids, leaders: false };
+    let groups = Groups::make(plan, request.cgroup_yard.as_deref());
     let result = groups.and_then(|groups| {
         let result = tree.restore(hooks, &groups, lock, begun);
         match &result {
@@ -124,6 +144,8 @@ impl Saved {
 struct Tree<'a> {
     plan: &'a Plan<'a>,
     request: &'a Request,
+    /// Who asked for the restore, and waits for us.
+    front: Option<i32>,
     /// Pid of the root task, 0 before it exists.
     root: i32,
     /// Numbers of the others.
@@ -170,7 +192,7 @@ impl Tree<'_> {
         let flying = files::tcp_stream::flying(&plan.files, &pid_of)?;
         for master in files::tty::masters(&plan.files, &pid_of)? {
             let given = hooks.orphan_pts_master(master.as_fd());
-            given.map_err(|code| Error::Hook { action: "orphan-pts-master", code })?;
+            given.map_err(|code| Error::Hook { action: ORPHAN_PTS_MASTER, code })?;
         }
         self.stage(&board, Stage::RestoreSigchld, plan.live().count())?;
 
@@ -206,6 +228,7 @@ impl Tree<'_> {
         let root =
             fs::File::open(&root).map_err(|e| sys::Error::io(format_args!("open({root})"), &e))?;
         let restore_time = micros(begun);
+        self.still_wanted()?;
         finish::detach_all(plan, &self.pids)?;
         if let Some(links) = outside {
             links.keep();
@@ -232,7 +255,8 @@ impl Tree<'_> {
     fn make_root(&mut self, board: &Board) -> Result<(), Error> {
         let pid = self.plan.tree.processes[0].pid;
         let ns = &self.plan.ns;
-        let flags = if self.request.sibling { libc::CLONE_PARENT as u64 } else { 0 };
+        // Our sibling: a child of the front, or of our caller's parent as it wishes.
+        let flags = libc::CLONE_PARENT as u64;
         let files = Files::new(&self.plan.files, self.request, &self.plan.cp.chain)?;
         let coordinator = sys::fd::pidfd_open(self.plan.facts.pid, 0)?;
         let least = files.least();
@@ -243,7 +267,6 @@ impl Tree<'_> {
         let mut context = task::Context {
             plan: self.plan,
             board,
-            sibling: self.request.sibling,
             coordinator: sys::fd::dup_above(coordinator.as_fd(), least)?,
             made: Made::new(least),
             outside,
@@ -276,11 +299,18 @@ impl Tree<'_> {
             if done {
                 return Ok(());
             }
-            if sys::arena::take_signal(STOPPING)? != 0 {
-                return Err(Error::Interrupted);
-            }
+            self.still_wanted()?;
             self.patrol()?;
         }
+    }
+
+    /// Fails when a signal asks to stop, or whoever asked for the restore is gone.
+    fn still_wanted(&self) -> Result<(), Error> {
+        let gone = self.front.is_some_and(|front| sys::arena::getppid() != front);
+        if gone || sys::arena::take_signal(guard::STOPPING)? != 0 {
+            return Err(Error::Interrupted);
+        }
+        Ok(())
     }
 
     /// Looks for deaths and stops that should not be.
@@ -328,18 +358,7 @@ impl Tree<'_> {
                 }
             }
         }
-        let until = Instant::now() + REAP;
-        while Instant::now() < until {
-            match ptrace::wait(-1, false) {
-                Err(_) => return,
-                Ok((_, Wait::Nothing)) => std::thread::sleep(Duration::from_millis(1)),
-                Ok((pid, Wait::Stopped { .. })) => {
-                    let _ = sys::task::kill(pid, libc::SIGKILL);
-                }
-                Ok(_) => {}
-            }
-        }
-        log::error!("killed tasks are not gone after {REAP:?}");
+        guard::reap();
     }
 }
 

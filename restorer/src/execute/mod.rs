@@ -11,6 +11,7 @@ pub(crate) mod coordinator;
 mod enter_blob;
 mod finish;
 mod fork;
+mod guard;
 mod premap;
 mod scripts;
 mod stage;

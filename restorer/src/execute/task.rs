@@ -31,8 +31,6 @@ use sys::arena::exit_now;
 pub(crate) struct Context<'a> {
     pub(crate) plan: &'a Plan<'a>,
     pub(crate) board: &'a Board,
-    /// The root is a child of the coordinator's parent.
-    pub(crate) sibling: bool,
     /// The coordinator, as a pidfd: its number may mean nothing to us.
     pub(crate) coordinator: OwnedFd,
     /// Namespaces that were made for tasks other than the root.
@@ -58,16 +56,11 @@ pub(crate) fn root(cx: &mut Context<'_>) -> ! {
 fn prepare_root(cx: &mut Context<'_>) -> Result<(), Error> {
     let ns = &cx.plan.ns;
     let next = if ns.any() { Stage::PrepareNamespaces } else { Stage::Forking };
-    if cx.sibling {
-        // Our parent is the coordinator's; from the next stage on the coordinator traces us.
-        while !cx.board.wait_at_most(next, Duration::from_millis(100)) {
-            if ended(&cx.coordinator) {
-                exit_now(1);
-            }
+    // Our parent is the coordinator's; from the next stage on the coordinator traces us.
+    while !cx.board.wait_at_most(next, Duration::from_millis(100)) {
+        if ended(&cx.coordinator) {
+            exit_now(1);
         }
-    } else {
-        die_with_parent(cx.plan.facts.pid)?;
-        cx.board.wait(next);
     }
     let made = Made::new(cx.files.least());
     let mut env = ns::Cx {
@@ -78,10 +71,6 @@ fn prepare_root(cx: &mut Context<'_>) -> Result<(), Error> {
         made,
     };
     ns.prepare(&mut env)?;
-    if ns.changes_ids() && !cx.sibling {
-        // The change of ids took it back.
-        die_with_parent(cx.plan.facts.pid)?;
-    }
     cx.made = env.made;
     cx.files.set_namespaces(&cx.made);
     for (mounts, root) in std::mem::take(&mut cx.made.roots) {

@@ -1,0 +1,165 @@
+//! The process that restores, apart from the one that asked for it.
+//!
+//! [`run`] forks a *worker* in a session of its own, which makes and traces the tree. Its parent,
+//! the *front*, only waits. The tree dies with its tracer until it is let go, task by task; so
+//! whatever kills the front (a user's Ctrl-C, SIGKILL, a supervisor's timeout) leaves a worker
+//! behind that notices, and either takes all down or has let all go: never a half.
+//!
+//! The root task becomes a child of the front, as if that had made it.
+
+use crate::{Error, Restored};
+use images::proto::RestoreStatsEntry;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use prost::Message;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+use sys::ptrace::{self, Wait};
+use sys::worker;
+
+/// Signals that end a restore: SIGHUP, SIGINT, SIGQUIT, SIGALRM, SIGTERM.
+pub(crate) const STOPPING: u64 = 1 | 1 << 1 | 1 << 2 | 1 << 13 | 1 << 14;
+/// How long killed tasks may take to be gone.
+pub(crate) const REAP: Duration = Duration::from_secs(10);
+/// How often the front looks for signals, in ms.
+const PATROL: u16 = 50;
+/// How often a worker with a number that a task wants is forked anew.
+const TRIES: usize = 1000;
+
+/// First byte of the worker's message.
+mod tag {
+    /// Success: the root's pid, then the length and the encoded statistics.
+    pub(super) const DONE: u8 = b'D';
+    /// Failure: its errno, then the length and the text.
+    pub(super) const FAILED: u8 = b'F';
+    /// A hook failed: its exit code, then the length and its name.
+    pub(super) const HOOK: u8 = b'h';
+}
+
+/// Runs `work` in a worker, which has a number that is not `wanted`. `work` is given the pid of
+/// the front.
+pub(crate) fn run(
+    wanted: impl Fn(i32) -> bool,
+    work: impl FnOnce(i32) -> Result<Restored, Error>,
+) -> Result<Restored, Error> {
+    let io = |e: std::io::Error| Error::Sys(sys::Error::io("socketpair", &e));
+    // Orphans of a failed restore come to us, and are reaped.
+    sys::task::prctl(libc::PR_SET_CHILD_SUBREAPER, [1, 0, 0, 0])?;
+    let mask = sys::arena::swap_signal_mask(STOPPING)?;
+    let (front, back) = UnixStream::pair().map_err(io)?;
+    let front_pid = std::process::id().cast_signed();
+    let mut front = Some(front);
+    let child = || {
+        // In the child's copy of the memory.
+        drop(front.take());
+        let _ = worker::setsid();
+        let result = work(front_pid);
+        i32::from(report(&back, &result).is_err())
+    };
+    let result = fork(wanted, child).and_then(|pid| {
+        drop(back);
+        let answer = front.as_ref().map(|front| listen(front, pid));
+        let status = worker::wait(pid)?;
+        match answer {
+            Some(Ok(result)) => result,
+            _ => Err(Error::Failed {
+                text: format!("the restoring process ended with wait status {status:#x}"),
+                errno: libc::EIO,
+            }),
+        }
+    });
+    if result.is_err() {
+        reap();
+    }
+    let _ = sys::arena::swap_signal_mask(mask);
+    let _ = sys::task::prctl(libc::PR_SET_CHILD_SUBREAPER, [0; 4]);
+    result
+}
+
+/// Forks until the number is nobody's.
+fn fork(wanted: impl Fn(i32) -> bool, child: impl FnOnce() -> i32) -> Result<i32, Error> {
+    let mut child = Some(child);
+    for _ in 0..TRIES {
+        let pid = worker::fork(|| {
+            if wanted(std::process::id().cast_signed()) {
+                return 0;
+            }
+            child.take().map_or(1, |child| child())
+        })?;
+        if !wanted(pid) {
+            return Ok(pid);
+        }
+        worker::wait(pid)?;
+    }
+    let text = "no process number is left that no task wants".to_owned();
+    Err(Error::Failed { text, errno: libc::EAGAIN })
+}
+
+fn report(mut front: &UnixStream, result: &Result<Restored, Error>) -> std::io::Result<()> {
+    let (tag, number, body) = match result {
+        Ok(restored) => (tag::DONE, restored.pid, restored.stats.encode_to_vec()),
+        Err(Error::Hook { action, code }) => (tag::HOOK, *code, action.as_bytes().to_vec()),
+        Err(e) => (tag::FAILED, e.errno(), whole_text(e).into_bytes()),
+    };
+    let mut message = vec![tag];
+    message.extend_from_slice(&number.to_ne_bytes());
+    message.extend_from_slice(&(body.len() as u32).to_ne_bytes());
+    message.extend_from_slice(&body);
+    front.write_all(&message)
+}
+
+/// An error with its sources, as far as they say something new.
+fn whole_text(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(e) = source {
+        let more = e.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = e.source();
+    }
+    text
+}
+
+/// Waits for the worker's message; passes signals on. The outer error: there is none.
+fn listen(mut worker: &UnixStream, pid: i32) -> std::io::Result<Result<Restored, Error>> {
+    let mut fds = [PollFd::new(worker.as_fd(), PollFlags::POLLIN)];
+    while poll(&mut fds, PollTimeout::from(PATROL)).unwrap_or(0) == 0 {
+        if let Ok(signo @ 1..) = sys::arena::take_signal(STOPPING) {
+            let _ = sys::task::kill(pid, signo);
+        }
+    }
+    let mut head = [0; 9];
+    worker.read_exact(&mut head)?;
+    let word = |at: usize| -> [u8; 4] { std::array::from_fn(|i| head[at + i]) };
+    let number = i32::from_ne_bytes(word(1));
+    let mut body = vec![0; u32::from_ne_bytes(word(5)) as usize];
+    worker.read_exact(&mut body)?;
+    let text = || String::from_utf8_lossy(&body).into_owned();
+    Ok(match head[0] {
+        tag::DONE => match RestoreStatsEntry::decode(&body[..]) {
+            Ok(stats) => Ok(Restored { pid: number, stats }),
+            Err(e) => Err(Error::Failed { text: e.to_string(), errno: libc::EIO }),
+        },
+        tag::HOOK => Err(Error::Hook { action: crate::hooks::name(&text()), code: number }),
+        _ => Err(Error::Failed { text: text(), errno: number }),
+    })
+}
+
+/// Waits until all children are gone: the killed root, and orphans.
+pub(crate) fn reap() {
+    let until = Instant::now() + REAP;
+    while Instant::now() < until {
+        match ptrace::wait(-1, false) {
+            Err(_) => return,
+            Ok((_, Wait::Nothing)) => std::thread::sleep(Duration::from_millis(1)),
+            Ok((pid, Wait::Stopped { .. })) => {
+                let _ = sys::task::kill(pid, libc::SIGKILL);
+            }
+            Ok(_) => {}
+        }
+    }
+    log::error!("killed tasks are not gone after {REAP:?}");
+}

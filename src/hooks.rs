@@ -113,6 +113,10 @@ impl restorer::Hooks for Hooks<'_> {
         self.client.map_or(Ok(()), |client| client.give_pts_master(master))
     }
 
+    fn leads(&mut self) {
+        crate::log::name_children();
+    }
+
     fn progress(&self) -> &dyn restorer::Progress {
         &self.progress
     }

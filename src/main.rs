@@ -50,10 +50,13 @@ fn main() -> ExitCode {
     log_panics();
     let mut args = std::env::args_os();
     let name = args.next().unwrap_or_else(|| "criu".into());
-    let code = if name.as_bytes().ends_with(b"crit") {
-        u8::try_from(images::crit::main(args.collect())).unwrap_or(FAILURE)
+    let mut args: Vec<OsString> = args.collect();
+    let verb = args.first().is_some_and(|a| a == "crit");
+    let code = if verb || name.as_bytes().ends_with(b"crit") {
+        args.drain(..usize::from(verb));
+        u8::try_from(images::crit::main(args)).unwrap_or(FAILURE)
     } else {
-        real_main(&name, args.collect())
+        real_main(&name, args)
     };
     log::close();
     ExitCode::from(code)

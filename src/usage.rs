@@ -15,6 +15,7 @@ Usage:
   criu service [<options>]
   criu dedup
   criu lazy-pages -D DIR [<options>]
+  criu crit decode|encode|info|x|show [<options>]
 
 Commands:
   dump           save a process tree, by the pid of its root
@@ -24,6 +25,7 @@ Commands:
   page-server    receive pages from another machine
   service        serve requests on a socket
   dedup          free pages that later images have, too
+  crit           show images as text, and make images of text
   cpuinfo dump   write what this processor can do into an image
   cpuinfo check  find out whether this processor can do what the image says
 ";

@@ -130,7 +130,7 @@ fn refusals_are_in_crius_words() {
     criu.fails("restore -J net:1 --empty-ns net", "Conflicting flags: --join-ns and --empty-ns");
     criu.fails("check --ms", "--ms is deprecated; see \"Check options\" of criu --help");
     criu.fails("check --feature list", "Unknown feature list");
-    criu.fails("dump -t 1 -D /nonexistent", "Couldn't open image dir /nonexistent");
+    criu.fails("dump -t 1 -D /nonexistent", "Couldn't open image dir /nonexistent: No such file or directory (os error 2)");
     criu.fails("swrk", "Usage: criu swrk <fd>");
 }
 
@@ -227,7 +227,9 @@ fn check_answers_by_exit_code() {
     assert_eq!((yes.code, yes.out.as_str()), (0, "mnt_id is supported\n"));
     // As zdtm.py calls it.
     let zdtm = criu.run("check --no-default-config -verbosity=0 --feature mem_dirty_track");
-    assert_eq!((zdtm.code, zdtm.out.as_str(), zdtm.err.as_str()), (1, "", ""));
+    let answer = (zdtm.code, zdtm.out.as_str());
+    let known = [(0, "mem_dirty_track is supported\n"), (1, "")];
+    assert!(known.contains(&answer) && zdtm.err.is_empty(), "{zdtm:?}");
 }
 
 #[test]
@@ -240,13 +242,17 @@ fn cpuinfo_is_checked_against_its_own_dump() {
 }
 
 #[test]
-fn the_binary_is_crit_by_that_name() {
+fn the_binary_is_crit_by_that_name_and_verb() {
     let criu = Criu::new();
     assert_eq!(criu.run("cpuinfo dump").code, 0);
     let crit = criu.path().join("crit");
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_criu"), &crit).unwrap();
     let image = criu.path().join("cpuinfo.img");
-    let ended = Command::new(crit).args(["decode", "-i"]).arg(image).output().unwrap();
-    let text = String::from_utf8(ended.stdout).unwrap();
-    assert!(ended.status.success() && text.contains("\"CPUINFO\""), "{text}");
+    let mut by_name = Command::new(crit);
+    let mut by_verb = Command::new(env!("CARGO_BIN_EXE_criu"));
+    for command in [&mut by_name, by_verb.arg("crit")] {
+        let ended = command.args(["decode", "-i"]).arg(&image).output().unwrap();
+        let text = String::from_utf8(ended.stdout).unwrap();
+        assert!(ended.status.success() && text.contains("\"CPUINFO\""), "{text}");
+    }
 }

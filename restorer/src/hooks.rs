@@ -66,6 +66,9 @@ pub trait Hooks {
         Ok(())
     }
 
+    /// This process leads the restore from now on: a fork of the one that asked for it.
+    fn leads(&mut self) {}
+
     /// Who wants to know how much memory is restored. Asked once, before it is.
     fn progress(&self) -> &dyn Progress {
         &NoHooks

@@ -6,15 +6,15 @@ use crate::support::{Criu, Ended, tail};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-struct Checkpoint {
-    crowd: Crowd,
-    images: PathBuf,
+pub(crate) struct Checkpoint {
+    pub(crate) crowd: Crowd,
+    pub(crate) images: PathBuf,
     copy: PathBuf,
-    names: Vec<String>,
+    pub(crate) names: Vec<String>,
 }
 
 impl Checkpoint {
-    fn make(name: &str) -> Self {
+    pub(crate) fn make(name: &str) -> Self {
         let crowd = Crowd::start(name);
         let images = crowd.sandbox.path("images");
         let copy = crowd.sandbox.path("copy");
@@ -33,7 +33,7 @@ impl Checkpoint {
     }
 
     /// Restores a copy in which `name` has this content (`None`: is missing).
-    fn with(&self, name: &str, content: Option<&[u8]>) -> Ended {
+    pub(crate) fn with(&self, name: &str, content: Option<&[u8]>) -> Ended {
         _ = fs::remove_dir_all(&self.copy);
         fs::create_dir(&self.copy).expect("copy");
         for other in self.names.iter().filter(|n| *n != name) {
@@ -47,21 +47,30 @@ impl Checkpoint {
         self.crowd.sandbox.run(&Criu::ours().path, &args, "restore.out")
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         tail(&self.copy.join("restore.log"), 12) + &tail(&self.crowd.sandbox.path("restore.out"), 5)
     }
 
-    fn original(&self, name: &str) -> Vec<u8> {
+    pub(crate) fn original(&self, name: &str) -> Vec<u8> {
         fs::read(self.images.join(name)).expect("image")
     }
 
     /// After a failure: nothing lives.
-    fn nothing_left(&self, what: &str) {
+    pub(crate) fn nothing_left(&self, what: &str) {
         let left = self.crowd.sandbox.empty();
         assert!(left.is_ok(), "{what}: {left:?}\n{}", self.log());
     }
 
-    fn end_tree(&self) {
+    /// The images were found wrong by the plan: no process of the tree was ever forked.
+    pub(crate) fn nothing_was_made(&self, what: &str) {
+        let log = fs::read_to_string(self.copy.join("restore.log")).expect("log");
+        assert!(!log.contains("stage "), "{what}: found too late\n{log}");
+        let error = log.lines().find(|l| l.contains("Error (")).unwrap_or_default();
+        println!("{what}: {error}");
+        assert!(error.len() > 60, "{what}: says too little: {error}");
+    }
+
+    pub(crate) fn end_tree(&self) {
         let root = Path::new(&self.crowd.pid).display();
         self.crowd
             .sandbox
@@ -70,7 +79,8 @@ impl Checkpoint {
     }
 }
 
-/// Images that good checkpoints may lack: ours alone, or without an entry to hold.
+/// Images that good checkpoints may lack: ours alone, or without an entry to hold. That there
+/// was data in a pipe is told by nothing else.
 fn may_be_missing(name: &str) -> bool {
     let optional = ["amber", "fdinfo", "pipes-data", "fifo-data", "sk-queues"];
     optional.iter().any(|prefix| name.starts_with(prefix))

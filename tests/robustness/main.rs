@@ -8,5 +8,6 @@ mod support;
 mod broken_images;
 mod crowd;
 mod full_disk;
+mod hostile_images;
 mod killed_dumper;
 mod killed_restore;

@@ -66,6 +66,33 @@ static void run(void)
 		CHECK(!pthread_join(t[i], 0));
 }
 
+/* A pipe, a FIFO and a socket that hold data all the time: their images are never empty. */
+static int kept[3];
+
+static void keep_data(void)
+{
+	int ends[2];
+	CHECK(!pipe(ends));
+	kept[0] = ends[0];
+	EQ(write(ends[1], "in a pipe", 9), 9);
+	CHECK(!mkfifo(in_dir("fifo"), 0600));
+	kept[1] = open(in_dir("fifo"), O_RDWR);
+	EQ(write(kept[1], "in a fifo", 9), 9);
+	CHECK(!socketpair(AF_UNIX, SOCK_DGRAM, 0, ends));
+	kept[2] = ends[0];
+	EQ(write(ends[1], "in a sock", 9), 9);
+}
+
+static void data_is_kept(void)
+{
+	const char *want[3] = { "in a pipe", "in a fifo", "in a sock" };
+	for (int i = 0; i < 3; i++) {
+		char got[10] = "";
+		EQ(read(kept[i], got, 9), 9);
+		STREQ(got, want[i]);
+	}
+}
+
 static void spin(void)
 {
 	atomic_fetch_add(&beats[0], 1);
@@ -88,6 +115,7 @@ static void subject(int argc, char **argv)
 		}
 	}
 	process = 0;
+	keep_data();
 	struct sigaction sa = { .sa_handler = on_tick, .sa_flags = SA_RESTART };
 	CHECK(!sigaction(SIGUSR1, &sa, 0));
 	CHECK(!pipe(talk));
@@ -105,5 +133,6 @@ static void subject(int argc, char **argv)
 		CHECK(!pthread_join(t[i], 0));
 	for (int p = 1; p < PROCESSES; p++)
 		reap(pid[p]);
+	data_is_kept();
 	ok();
 }

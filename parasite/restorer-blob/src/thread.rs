@@ -3,22 +3,7 @@
 use crate::{Context, EAGAIN, call, nr, run};
 use core::sync::atomic::AtomicU32;
 use parasite_abi::restore::Thread;
-
-#[repr(C)]
-#[derive(Default)]
-struct CloneArgs {
-    flags: u64,
-    pidfd: u64,
-    child_tid: u64,
-    parent_tid: u64,
-    exit_signal: u64,
-    stack: u64,
-    stack_size: u64,
-    tls: u64,
-    set_tid: u64,
-    set_tid_size: u64,
-    cgroup: u64,
-}
+use sys::raw::CloneArgs;
 
 const VM: u64 = 0x100;
 const FS: u64 = 0x200;

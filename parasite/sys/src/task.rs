@@ -2,6 +2,7 @@
 
 use crate::Result;
 use crate::error::check;
+use crate::raw::CloneArgs;
 
 /// Who returned from [`fork_with`].
 #[derive(Debug)]
@@ -10,22 +11,6 @@ pub enum Forked {
     Parent(i32),
     /// In the child.
     Child,
-}
-
-#[repr(C, align(8))]
-#[derive(Default)]
-struct CloneArgs {
-    flags: u64,
-    pidfd: u64,
-    child_tid: u64,
-    parent_tid: u64,
-    exit_signal: u64,
-    stack: u64,
-    stack_size: u64,
-    tls: u64,
-    set_tid: u64,
-    set_tid_size: u64,
-    cgroup: u64,
 }
 
 /// `clone3(2)` as a fork: own copy of the address space, own stack.

@@ -51,6 +51,7 @@ pub(crate) fn run(request: &Request, hooks: &mut dyn Hooks) -> Result<Restored, 
     guard::run(
         |pid| wanted.contains(&pid),
         |front| {
+            hooks.leads();
             plan.facts.pid = std::process::id().cast_signed();
             lead(&plan, request, hooks, Some(front), begun)
         },

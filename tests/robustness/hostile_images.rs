@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Images that are whole and say what cannot be: torn between records, ids of nothing, trees that
+//! bite their tails, sizes beyond everything. An error that names the image or what is wrong in
+//! it, before there is a process.
+
+use crate::broken_images::Checkpoint;
+use crate::support::{Criu, Ended};
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+impl Checkpoint {
+    /// The image `name` as `crit` shows it, changed by `change`.
+    fn edited(&self, name: &str, change: impl Fn(&str) -> String) -> Vec<u8> {
+        let crit = |verb: &str, input: &std::path::Path, output: &std::path::Path| {
+            let mut command = Command::new(&Criu::ours().path);
+            let ended = command.arg0("crit").arg(verb).arg("-i").arg(input).arg("-o").arg(output);
+            assert!(ended.status().expect("crit").success(), "crit {verb} {name}");
+        };
+        let [json, changed, image] =
+            ["json", "changed", "image"].map(|n| self.images.join(format!("{name}.{n}")));
+        crit("decode", &self.images.join(name), &json);
+        let text = fs::read_to_string(&json).expect("json");
+        let new = change(&text);
+        assert_ne!(text, new, "{name}: nothing to change in {text}");
+        fs::write(&changed, new).expect("json");
+        crit("encode", &changed, &image);
+        fs::read(&image).expect("image")
+    }
+
+    fn one(&self, start: &str) -> &str {
+        let found = self.names.iter().find(|n| n.starts_with(start));
+        found.unwrap_or_else(|| panic!("no {start} in {:?}", self.names))
+    }
+}
+
+/// Sets the `nth` number called `field`, from the end if negative.
+fn set(text: &str, field: &str, nth: isize, value: u64) -> String {
+    let key = format!("\"{field}\": ");
+    let places: Vec<usize> = text.match_indices(&key).map(|(at, _)| at + key.len()).collect();
+    let count = places.len().cast_signed();
+    let at = places[(if nth < 0 { count + nth } else { nth }).cast_unsigned()];
+    let end = at + text[at..].find([',', '}', ']', '\n']).expect("end of a number");
+    let value =
+        if text[at..].starts_with('"') { format!("\"{value:#x}\"") } else { value.to_string() };
+    format!("{}{value}{}", &text[..at], &text[end..])
+}
+
+#[test]
+fn images_that_cannot_be_are_refused_in_words() {
+    if Criu::ours_is_stock() {
+        return crate::support::skip("hostile images", "stock may crash");
+    }
+    let checkpoint = Checkpoint::make("hostile");
+    let root = checkpoint.crowd.pid.parse::<u64>().expect("pid");
+    // Image, field, which of them, value.
+    let cases = [
+        ("pstree", "ppid", 0, root),
+        ("pstree", "ppid", -1, 4_000_000),
+        ("pstree", "ppid", 0, root + 1),
+        ("pstree", "pid", -1, root),
+        ("pstree", "pid", -1, 0xffff_ffff),
+        ("pstree", "sid", -1, 4_000_000),
+        ("fdinfo", "id", -1, 4_000_000),
+        ("fdinfo", "fd", -1, 0xffff_ffff),
+        ("fs-", "cwd_id", 0, 4_000_000),
+        ("fs-", "root_id", 0, 0),
+        ("mm-", "exe_file_id", 0, 4_000_000),
+        ("mm-", "end", 1, 0x1000),
+        ("mm-", "end", 1, u64::MAX - 4095),
+        ("mm-", "start", 1, 0x1001),
+        ("mm-", "shmid", 0, 4_000_000),
+        ("pagemap-", "nr_pages", 0, 1 << 40),
+        ("pagemap-", "vaddr", 0, 0x1234),
+        ("pagemap-", "vaddr", -1, 0x10_0000),
+        ("pagemap-", "pages_id", 0, 4_000_000),
+        ("ids-", "files_id", 0, 4_000_000),
+        ("core-", "task_state", 0, 77),
+        ("core-", "sched_policy", 0, 77),
+        ("core-", "xstate_bv", 0, 1 << 40),
+    ];
+    for (start, field, nth, value) in cases {
+        let name = checkpoint.one(start).to_owned();
+        let what = format!("{name}: {field} number {nth} = {value:#x}");
+        let image = checkpoint.edited(&name, |text| set(text, field, nth, value));
+        let ended = checkpoint.with(&name, Some(&image));
+        assert!(ended.clean_failure(), "{what}: {ended:?}\n{}", checkpoint.log());
+        checkpoint.nothing_left(&what);
+        checkpoint.nothing_was_made(&what);
+    }
+}
+
+#[test]
+fn images_torn_between_records_are_refused_or_whole() {
+    if Criu::ours_is_stock() {
+        return crate::support::skip("torn images", "stock hangs on torn images");
+    }
+    let checkpoint = Checkpoint::make("torn-records");
+    for name in &checkpoint.names {
+        let whole = checkpoint.original(name);
+        let ends = records(&whole);
+        // All of the few, some of the many.
+        let step = (ends.len() / 8).max(1);
+        for end in ends.into_iter().step_by(step).filter(|&end| end < whole.len()) {
+            let what = format!("{name} of {} bytes cut to {end}", whole.len());
+            let ended: Ended = checkpoint.with(name, Some(&whole[..end]));
+            if ended.success() {
+                // Fewer tasks, or less in a queue: nothing tells that there were more.
+                checkpoint.end_tree();
+                continue;
+            }
+            assert!(ended.clean_failure(), "{what}: {ended:?}\n{}", checkpoint.log());
+            checkpoint.nothing_left(&what);
+        }
+    }
+}
+
+/// Where records end, the heads of the image included.
+fn records(image: &[u8]) -> Vec<usize> {
+    let mut ends = vec![4, 8];
+    let mut at = 8;
+    while let Some(len) = image.get(at..at + 4) {
+        at += 4 + u32::from_le_bytes(len.try_into().expect("4 bytes")) as usize;
+        if at > image.len() {
+            break;
+        }
+        ends.push(at);
+    }
+    ends.retain(|&end| end <= image.len());
+    ends
+}

@@ -130,7 +130,10 @@ fn refusals_are_in_crius_words() {
     criu.fails("restore -J net:1 --empty-ns net", "Conflicting flags: --join-ns and --empty-ns");
     criu.fails("check --ms", "--ms is deprecated; see \"Check options\" of criu --help");
     criu.fails("check --feature list", "Unknown feature list");
-    criu.fails("dump -t 1 -D /nonexistent", "Couldn't open image dir /nonexistent: No such file or directory (os error 2)");
+    criu.fails(
+        "dump -t 1 -D /nonexistent",
+        "Couldn't open image dir /nonexistent: No such file or directory (os error 2)",
+    );
     criu.fails("swrk", "Usage: criu swrk <fd>");
 }
 

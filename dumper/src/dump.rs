@@ -5,8 +5,8 @@ use crate::freezer::Freezer;
 use crate::hooks::{Action, Hooks, QUERY_EXT_FILES};
 use crate::network::Network;
 use crate::ns::{self, Namespaces};
-use crate::pages::Control;
 use crate::pages::dirty::Dirty;
+use crate::pages::{Control, Room};
 use crate::stop::Stop;
 use crate::task::core::{self, Common, Cores};
 use crate::task::creds::Lsm;
@@ -37,6 +37,10 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
     };
     let mut dirty = Dirty::prepare(request, &dir, false)?;
     warm_up()?;
+    let room = match request.prev_images_dir {
+        None => Room::make(request.pid, &dir, stop),
+        Some(_) => Room::default(),
+    };
     let begun = Instant::now();
     let limits = Limits { deadline: deadline(request), stop: &|| stop.requested() };
     let mut freezer = request.freeze_cgroup.as_deref().map(Freezer::open).transpose()?;
@@ -52,7 +56,7 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
     let saved = locked
         .and_then(|run_id| Ok((run_id, with_ext_files(request, hooks)?)))
         .and_then(|(run_id, request)| {
-            let control = Control { stop, progress: hooks.progress() };
+            let control = Control { stop, progress: hooks.progress(), room: Some(&room) };
             let around =
                 Around { run_id: &run_id, lock: network.method(), freezer: freezer.as_ref() };
             let files =

@@ -35,7 +35,7 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
     }
     drop(frozen);
     stats.frozen_time = micros(still.elapsed());
-    let control = Control { stop, progress: hooks.progress() };
+    let control = Control { stop, progress: hooks.progress(), room: None };
     let begun = Instant::now();
     let lost = Lost::default();
     pages::dump_live(&mms, &lost, &dir, control, &mut stats)?;

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::BufReader;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,8 @@ use nix::dir::Dir as Listing;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{Mode, SFlag, fstatat};
-use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
+use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 use prost::{Message, Name};
 
 use crate::kind::Image;
@@ -78,6 +79,25 @@ impl Dir {
         let fd = openat(&*self.fd, name, flags, Mode::from_bits_truncate(0o644))
             .map_err(Error::io(name, "create"))?;
         Ok(fd.into())
+    }
+
+    /// Creates a file without a name, which [`Dir::name_file`] may give it. `None` where the file
+    /// system has no such files, or does not keep its files in memory.
+    pub fn create_in_memory(&self) -> Option<File> {
+        let kind = fstatfs(&*self.fd).ok()?.filesystem_type();
+        let flags = OFlag::O_RDWR | OFlag::O_TMPFILE | OFlag::O_CLOEXEC;
+        let fd = (kind == TMPFS_MAGIC)
+            .then(|| openat(&*self.fd, ".", flags, Mode::from_bits_truncate(0o644)))?;
+        fd.ok().map(File::from)
+    }
+
+    /// Names a file of [`Dir::create_in_memory`], in the place of another of that name.
+    pub fn name_file(&self, file: &File, name: &str) -> Result<()> {
+        self.remove_file(name)?;
+        let own = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let at = nix::fcntl::AT_FDCWD;
+        linkat(at, own.as_str(), &*self.fd, name, AtFlags::AT_SYMLINK_FOLLOW)
+            .map_err(Error::io(name, "link"))
     }
 
     /// Removes a file if there is one.

@@ -41,6 +41,8 @@ pub(crate) struct Facts {
     pub(crate) pid: i32,
     /// Control groups of this process: path by hierarchy.
     pub(crate) cgroups: BTreeMap<String, String>,
+    /// Transparent huge pages are not turned off.
+    pub(crate) huge: bool,
 }
 
 /// The kernel's pages in a process.
@@ -95,6 +97,8 @@ impl Facts {
             timer_ids,
             pid: std::process::id().cast_signed(),
             cgroups: cgroups(&read("/proc/self/cgroup").unwrap_or_default()),
+            huge: read("/sys/kernel/mm/transparent_hugepage/enabled")
+                .is_ok_and(|text| !text.contains("[never]")),
         })
     }
 

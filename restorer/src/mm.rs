@@ -4,6 +4,8 @@
 //! the pages images: no copies, no moves. That works as the blob has unmapped all that was in the
 //! way, and needs only its arena.
 
+mod fill;
+
 use crate::execute::arena;
 use crate::facts::{Facts, Range, TASK_SIZE};
 use crate::plan::cow::Premap;
@@ -11,7 +13,7 @@ use crate::plan::vdso::{self, Fit};
 use crate::script::{Data, Full, Script};
 use crate::task::amber;
 use images::checkpoint::{Checkpoint, Live, VmaStatus};
-use images::pages::{Origin, PageSource, Segment};
+use images::pages::{Origin, PageSource};
 use images::proto::{AmberVmaEntry, MmEntry, VmaEntry};
 use parasite_abi::restore::{Op, What};
 use std::collections::{BTreeMap, BTreeSet};
@@ -134,6 +136,8 @@ pub(crate) struct Space {
     pub(crate) jumps: Option<Vec<(u64, Vec<u8>)>>,
     /// Memory that is filled in the arena before the forks, by final address.
     pub(crate) premaps: Vec<Premap>,
+    /// Memory may consist of huge pages where they fit.
+    pub(crate) huge: bool,
 }
 
 /// A hole for the arenas of all these tasks, with further `room`; `present` is what this process
@@ -149,7 +153,8 @@ pub(crate) fn common_hole<'a>(
 /// Plans an address space with an arena, and checks everything that can be checked beforehand.
 pub(crate) fn plan(live: &Live, facts: &Facts, arena: Range) -> Result<Space, crate::Error> {
     check(live)?;
-    let mut space = Space { arena, vdso: Vec::new(), jumps: None, premaps: Vec::new() };
+    let mut space =
+        Space { arena, vdso: Vec::new(), jumps: None, premaps: Vec::new(), huge: facts.huge };
     plan_vdso(live, facts, &mut space)?;
     Ok(space)
 }
@@ -254,10 +259,6 @@ pub(crate) struct Places {
     pub(crate) helpers: u64,
 }
 
-/// Above this many bytes filling pays for helper threads.
-const PARALLEL_FROM: u64 = 16 << 20;
-/// What one worker takes at a time.
-const PIECE: u64 = 4 << 20;
 /// Stack of a helper.
 pub(crate) const HELPER_STACK: u64 = 4096;
 
@@ -299,7 +300,7 @@ pub(crate) fn steps(
             map(vma, &live.mm.vmas, &live.pages, fds, script, &mut writable)?;
         }
     }
-    fill(live, space, fds, places, script, data)?;
+    fill::fill(live, space, fds, places, script, data)?;
     for (addr, code) in space.jumps.iter().flatten() {
         let from = data.put(code)?;
         script.op(What::Vdso, Op::Copy, [*addr, from, code.len() as u64]);
@@ -398,110 +399,6 @@ fn map_old_vdso<'a>(vma: &'a VmaEntry, script: &mut Script, writable: &mut Vec<&
     let args = [vma.start, vma.end - vma.start, prot, flags as u64, u64::MAX, 0];
     script.call_expecting(What::Vdso, libc::SYS_mmap, args, vma.start);
     writable.push(vma);
-}
-
-/// Segments of private memory that have to be read, in the order of the pages file.
-fn contents<'a>(
-    mm: &'a MmEntry,
-    pages: &'a PageSource,
-    space: &'a Space,
-) -> impl Iterator<Item = (RawFd, u64, Segment)> + 'a {
-    mm.vmas
-        .iter()
-        .filter(move |v| {
-            let vdso = space.jumps.is_some() && v.kind().contains(VmaStatus::VDSO);
-            vdso || matches!(kind(v), Ok(Kind::Map | Kind::File))
-        })
-        .filter(|v| premapped(space, v).is_none())
-        .filter(|v| v.flags & 0xf != libc::MAP_SHARED as u32)
-        .flat_map(|v| pages.within(v.start..v.end))
-        .filter_map(|s| match s.origin {
-            Origin::File { file, offset } => Some((file as RawFd, offset, s)),
-            _ => None,
-        })
-}
-
-/// Reads that can be made by one call each: contiguous in a pages file.
-#[derive(Debug, Default)]
-struct Batch {
-    file: usize,
-    offset: u64,
-    len: u64,
-    iov: Vec<(u64, u64)>,
-}
-
-fn batches(live: &Live, space: &Space) -> Vec<Batch> {
-    let mut all: Vec<Batch> = Vec::new();
-    for (file, offset, segment) in contents(&live.mm, &live.pages, space) {
-        let mut at = segment.vaddr;
-        let mut offset = offset;
-        while at < segment.end() {
-            let open = all
-                .last_mut()
-                .filter(|b| b.file == file as usize && b.offset + b.len == offset && b.len < PIECE);
-            let batch = match open {
-                Some(batch) => batch,
-                None => {
-                    let file = file as usize;
-                    all.push(Batch { file, offset, len: 0, iov: Vec::new() });
-                    let last = all.len() - 1;
-                    &mut all[last]
-                }
-            };
-            let len = (segment.end() - at).min(PIECE - batch.len);
-            match batch.iov.last_mut() {
-                Some((base, have)) if *base + *have == at => *have += len,
-                _ => batch.iov.push((at, len)),
-            }
-            batch.len += len;
-            at += len;
-            offset += len;
-        }
-    }
-    all
-}
-
-fn fill(
-    live: &Live,
-    space: &Space,
-    fds: &Fds,
-    places: &Places,
-    script: &mut Script,
-    data: &mut Data<'_>,
-) -> Result<(), Full> {
-    let batches = batches(live, space);
-    let total: u64 = batches.iter().map(|b| b.len).sum();
-    let mut pieces = Vec::new();
-    for b in &batches {
-        data.align(8);
-        let iov = data.next();
-        for (base, len) in &b.iov {
-            data.put_u64s(&[*base, *len])?;
-        }
-        pieces.push([fds.pages[b.file] as u64, iov, b.iov.len() as u64, b.offset]);
-    }
-    if total < PARALLEL_FROM || places.helpers == 0 {
-        for [fd, iov, count, offset] in pieces {
-            script.op(What::Pages, Op::ReadPages, [fd, iov, count, offset]);
-        }
-        return Ok(());
-    }
-    data.align(8);
-    let list = data.next();
-    for p in &pieces {
-        data.put_u64s(p)?;
-    }
-    let next = data.put(&[0; 8])?;
-    data.align(8);
-    let threads = data.next();
-    for i in 0..places.helpers {
-        // struct Thread: shared, steps, (tid, pad), stack, stack_len, job, (alive, failed)
-        let stack = places.helper_stacks + i * HELPER_STACK;
-        data.put_u64s(&[0, 0, 0, stack, HELPER_STACK, 0, 0])?;
-    }
-    let args = [list, pieces.len() as u64, next, threads, places.helpers];
-    script.op(What::Pages, Op::ParallelFill, args);
-    Ok(())
 }
 
 fn aio(mm: &MmEntry, fds: &Fds, script: &mut Script, data: &mut Data<'_>) -> Result<(), Full> {

@@ -5,11 +5,14 @@
 //! Where each page goes is known before anything moves, so workers need no order among them.
 
 use super::Error;
+use super::room::Room;
 use super::select::Run;
 use crate::hooks::Progress;
 use crate::stop::Stop;
 use images::pages::PAGE_SIZE;
+use nix::fcntl::{FallocateFlags, fallocate};
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -51,6 +54,8 @@ pub struct Source<'a> {
     pub image: Arc<File>,
     /// Its name, for messages.
     pub name: String,
+    /// It has its pages already: zero ones are given back.
+    pub has_room: bool,
 }
 
 impl Source<'_> {
@@ -111,6 +116,8 @@ pub struct Control<'a> {
     pub stop: Stop,
     /// Is told how many bytes are to be written, and have been.
     pub progress: &'a dyn Progress,
+    /// What has been made beforehand.
+    pub room: Option<&'a Room>,
 }
 
 impl std::fmt::Debug for Control<'_> {
@@ -191,16 +198,31 @@ impl Job<'_> {
         }
     }
 
+    /// Makes a hole where there is nothing but zeroes.
+    fn zeroes(&self, source: &Source<'_>, at: u64, part: Range<usize>) -> Result<(), Error> {
+        if !source.has_room || part.is_empty() {
+            return Ok(());
+        }
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let offset = at.cast_signed() + part.start as i64;
+        fallocate(&*source.image, flags, offset, part.len() as i64)
+            .map_err(|e| source.error("fallocate", e.into()))
+    }
+
     fn piece(&self, p: &Piece, buf: &mut [u8], spans: &mut Vec<Span>) -> Result<(), Error> {
         if self.control.stop.requested() {
             return Err(Error::Stopped);
         }
         let source = &self.sources[p.source];
         read(source, p, buf, spans)?;
+        let mut written = 0;
         for (at, data) in data(buf) {
-            let written = source.image.write_all_at(data, p.offset + at as u64);
-            written.map_err(|e| source.error("pwrite", e))?;
+            self.zeroes(source, p.offset, written..at)?;
+            let done = source.image.write_all_at(data, p.offset + at as u64);
+            done.map_err(|e| source.error("pwrite", e))?;
+            written = at + data.len();
         }
+        self.zeroes(source, p.offset, written..buf.len())?;
         self.control.progress.done(p.len as u64);
         Ok(())
     }

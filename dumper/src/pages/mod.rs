@@ -4,11 +4,13 @@
 
 mod copy;
 pub mod dirty;
+mod room;
 pub mod scan;
 pub mod select;
 mod shmem;
 
 pub use copy::{Control, Lost};
+pub use room::Room;
 pub use shmem::Shmem;
 
 use crate::Stats;
@@ -142,7 +144,12 @@ impl<'a> Work<'a> {
         in_parent: &[(u64, u64)],
     ) -> Result<u64, Error> {
         let begin = Instant::now();
-        let mut sink: LocalSink = self.images.create(set)?;
+        let room = match origin {
+            Origin::Task { pid, .. } => self.control.room.and_then(|room| room.take(pid)),
+            Origin::File(_) => None,
+        };
+        let has_room = room.is_some();
+        let mut sink: LocalSink = self.images.create_in(set, room)?;
         let mut pages = 0;
         let mut holes = in_parent.iter().peekable();
         let mut holes_before = |sink: &mut LocalSink, at| -> Result<(), Error> {
@@ -162,7 +169,7 @@ impl<'a> Work<'a> {
         let image = Arc::clone(sink.file());
         let name = sink.pages_name().to_owned();
         sink.close()?;
-        self.sources.push(Source { origin, runs, image, name });
+        self.sources.push(Source { origin, runs, image, name, has_room });
         self.stats.memdump_time += micros(begin);
         if self.sources.len() >= OPEN_IMAGES {
             self.flush()?;

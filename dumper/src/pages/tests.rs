@@ -46,7 +46,7 @@ impl Progress for OpenFiles {
 }
 
 fn control(progress: &dyn Progress) -> Control<'_> {
-    Control { stop: Stop::watching_parent(), progress }
+    Control { stop: Stop::watching_parent(), progress, room: None }
 }
 
 /// All pages of an image, by address.

@@ -48,9 +48,21 @@ impl PageImages {
 
     /// Creates the images for the memory of `set`.
     pub fn create(&self, set: PageSet) -> Result<LocalSink> {
+        self.create_in(set, None)
+    }
+
+    /// As [`PageImages::create`], contents in `file`, which [`Dir::create_in_memory`] has made.
+    pub fn create_in(&self, set: PageSet, file: Option<File>) -> Result<LocalSink> {
         let pages_id = self.next.fetch_add(1, Ordering::Relaxed);
         let pages = Image::Pages(pages_id);
-        let file = Arc::new(self.dir.create_raw(pages)?);
+        let file = match file {
+            Some(file) => {
+                self.dir.name_file(&file, &pages.file_name())?;
+                file
+            }
+            None => self.dir.create_raw(pages)?,
+        };
+        let file = Arc::new(file);
         let pagemap = PagemapWriter::create(&self.dir, set, pages_id)?;
         Ok(LocalSink { pagemap, name: pages.file_name(), file, offset: 0 })
     }

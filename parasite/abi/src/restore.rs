@@ -248,6 +248,18 @@ pub struct Fill {
     pub count: u64,
     /// Offset in the file.
     pub offset: u64,
+    /// How the memory is made to exist: one of [`fresh`].
+    pub fresh: u64,
+}
+
+/// How memory that is about to be filled comes into being.
+pub mod fresh {
+    /// By the faults of the read itself.
+    pub const FAULT: u64 = 0;
+    /// All of it by one call beforehand.
+    pub const POPULATE: u64 = 1;
+    /// As huge pages where whole ones fit, the rest by one call.
+    pub const HUGE: u64 = 2;
 }
 
 const _: () = {
@@ -256,6 +268,6 @@ const _: () = {
     assert!(align_of::<Thread>() == 8);
     assert!(offset_of!(Thread, stack) == 24);
     assert!(offset_of!(Thread, alive) == 48);
-    assert!(size_of::<Fill>() == 32);
+    assert!(size_of::<Fill>() == 40);
     assert!(size_of::<Step>() == 80);
 };

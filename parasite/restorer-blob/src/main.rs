@@ -22,6 +22,7 @@ use sys::raw::syscall6;
 mod nr {
     pub(crate) const WRITE: usize = 1;
     pub(crate) const MREMAP: usize = 25;
+    pub(crate) const MADVISE: usize = 28;
     pub(crate) const EXIT: usize = 60;
     pub(crate) const RT_SIGTIMEDWAIT: usize = 128;
     pub(crate) const FUTEX: usize = 202;
@@ -30,6 +31,7 @@ mod nr {
     pub(crate) const IO_SUBMIT: usize = 209;
     pub(crate) const TIMER_CREATE: usize = 222;
     pub(crate) const TIMER_DELETE: usize = 226;
+    pub(crate) const CLOCK_GETTIME: usize = 228;
     pub(crate) const PREADV: usize = 295;
     pub(crate) const CLONE3: usize = 435;
 }

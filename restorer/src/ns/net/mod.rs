@@ -27,7 +27,8 @@ use crate::{Error, Request};
 use images::checkpoint::{Checkpoint, Net, NsKind};
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 
 /// What will be made.
 #[derive(Debug)]
@@ -173,13 +174,18 @@ impl NetPlan {
     fn find(&self, root: i32, least: RawFd) -> Result<HashMap<u32, OwnedFd>, Error> {
         let dir = format!("/proc/{root}/fd");
         let failed = |what: &str, e: &std::io::Error| sys::Error::io(what, e);
+        let own = "/proc/self/ns/net";
+        let nsfs = std::fs::metadata(own).map_err(|e| failed(own, &e))?.dev();
         let mut numbers = Vec::new();
         for entry in std::fs::read_dir(&dir).map_err(|e| failed(&dir, &e))? {
             let entry = entry.map_err(|e| failed(&dir, &e))?;
             let number = entry.file_name().to_str().and_then(|n| n.parse::<RawFd>().ok());
-            let link = std::fs::read_link(entry.path()).unwrap_or_default();
-            let is_net = link.to_str().is_some_and(|l| l.starts_with("net:["));
-            numbers.extend(number.filter(|n| is_net && *n >= least));
+            let Some(number) = number.filter(|n| *n >= least) else { continue };
+            // By what it is, not by its link: that names the place where one is mounted.
+            let nsfs = std::fs::metadata(entry.path()).is_ok_and(|m| m.dev() == nsfs);
+            if nsfs && File::open(entry.path()).is_ok_and(|f| is_net(f.as_fd())) {
+                numbers.push(number);
+            }
         }
         numbers.sort_unstable();
         if numbers.len() != self.namespaces.len() {
@@ -192,4 +198,10 @@ impl NetPlan {
         };
         self.namespaces.iter().zip(&numbers).map(open).collect()
     }
+}
+
+/// Whether it is a network namespace (`ioctl_nsfs(2)`).
+fn is_net(fd: BorrowedFd<'_>) -> bool {
+    const NS_GET_NSTYPE: u64 = 0xb703;
+    sys::fd::ioctl_int(fd, NS_GET_NSTYPE, 0).is_ok_and(|kind| kind == libc::CLONE_NEWNET)
 }

@@ -113,7 +113,8 @@ pub fn without_lock(text: &str) -> String {
         }
         let words: Vec<&str> = bare.split_whitespace().collect();
         match words[..] {
-            ["table", _, name, "{"] if name.starts_with("CRIU") => until = Some("}"),
+            // Behind it may stand who owns it.
+            ["table", _, name, "{", ..] if name.starts_with("CRIU") => until = Some("}"),
             ["chain", "CRIU", "{"] => (until, locked) = (Some("\t}"), true),
             [.., "jump" | "-j", "CRIU"] => locked = true,
             ["-A", "CRIU", ..] | [":CRIU", ..] => {}
@@ -161,5 +162,8 @@ mod tests {
         let only = "table ip6 filter {\n\tchain CRIU {\n\t\tdrop\n\t}\n\n\tchain INPUT {\n\t\ttype \
             filter hook input priority filter; policy accept;\n\t\tjump CRIU\n\t}\n}\n";
         assert_eq!(without_lock(only), "");
+        let owned = "table inet CRIU-7-guard { # progname criu\n\tflags owner\n\n\tchain input {\n\t\t\
+            type filter hook input priority filter; policy drop;\n\t}\n}\n";
+        assert_eq!(without_lock(owned), "");
     }
 }

@@ -178,6 +178,7 @@ impl Tree<'_> {
             if let Some(net) = &plan.ns.net {
                 outside = Some(net.fill(plan.cp, self.root, plan.files.service_fd())?);
             }
+            lock.pass_rules(&plan.files, self.request)?;
             hook(hooks, Action::PostSetupNamespaces, None)?;
         }
         self.stage(&board, Stage::Forking, plan.tree.processes.len())?;

@@ -18,6 +18,8 @@ pub struct Lock {
     guard: Option<Guard>,
     dump: Place,
     what: What,
+    /// Rules of the tree's own would have stood in the way of segments that we forge.
+    passed: bool,
 }
 
 fn place(cp: &Checkpoint) -> Result<Place> {
@@ -41,7 +43,7 @@ impl Lock {
     pub fn new(cp: &Checkpoint, plan: &FilesPlan, request: &Request, own: bool) -> Result<Self> {
         let dump = place(cp)?;
         if own {
-            return Ok(Self { guard: None, dump, what: What::Everything });
+            return Ok(Self { guard: None, dump, what: What::Everything, passed: false });
         }
         let sockets = plan.set.files.values().filter_map(|f| f.isk.as_ref());
         let (mut all, mut alive) = (Vec::new(), Vec::new());
@@ -58,7 +60,7 @@ impl Lock {
         if !alive.is_empty() && !request.tcp_close {
             guard = own_guard(place(cp)?, What::Connections(alive));
         }
-        Ok(Self { guard, dump, what: What::Connections(all) })
+        Ok(Self { guard, dump, what: What::Connections(all), passed: false })
     }
 
     /// Locks the net namespace of process `root`, before packets come and sockets are made.
@@ -77,6 +79,14 @@ impl Lock {
         Ok(())
     }
 
+    /// The namespace is filled: lets segments that we forge pass the rules that are in it now.
+    pub fn pass_rules(&mut self, plan: &FilesPlan, request: &Request) -> Result<()> {
+        if self.is_whole() && tcp_stream::forges(&plan.set, request) {
+            self.passed = self.dump.pass_rules()?;
+        }
+        Ok(())
+    }
+
     /// Whether a namespace of the tree's own is locked.
     pub fn is_whole(&self) -> bool {
         self.what == What::Everything
@@ -86,6 +96,11 @@ impl Lock {
     pub fn unlock(mut self) {
         let none = self.what == What::Connections(Vec::new());
         if !none && let Err(e) = self.dump.unlock(&self.what) {
+            log::error!("the network stays locked: {e}");
+        }
+        if self.passed
+            && let Err(e) = self.dump.forget_rules()
+        {
             log::error!("the network stays locked: {e}");
         }
         drop(self.guard.take());

@@ -98,7 +98,7 @@ fn rules(list: &[Connection], v4: bool, action: &str) -> Vec<String> {
 }
 
 /// Whether any rule of iptables may be there, of either kind.
-fn may_have_rules(ns: Option<BorrowedFd<'_>>) -> bool {
+pub(super) fn may_have_rules(ns: Option<BorrowedFd<'_>>) -> bool {
     let look = || {
         let names = std::fs::read_to_string("/proc/thread-self/net/ip_tables_names");
         let legacy = names.is_ok_and(|n| n.contains("filter"));

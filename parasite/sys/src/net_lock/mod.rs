@@ -88,6 +88,21 @@ impl Place {
         self.ns.as_ref().map(AsFd::as_fd)
     }
 
+    /// Lets packets with the mark pass rules of iptables that are there already: the lock of a
+    /// whole namespace, in front of them. Whether there were any.
+    pub fn pass_rules(&self) -> Result<bool> {
+        let any = iptables::installed() && iptables::may_have_rules(self.ns());
+        if any {
+            iptables::add(self.ns(), &What::Everything)?;
+        }
+        Ok(any)
+    }
+
+    /// Removes what [`Place::pass_rules`] has made.
+    pub fn forget_rules(&self) -> Result<()> {
+        iptables::remove(self.ns(), &What::Everything)
+    }
+
     /// Removes the lock that a dump has kept. No matter if there is none.
     pub fn unlock(&self, what: &What) -> Result<()> {
         match self.method {

@@ -52,6 +52,16 @@ pub(super) fn stream<'a>(
     set.tcp_streams.get(&entry.ino).filter(|_| is_connection(entry) && !closed)
 }
 
+/// Whether any connection needs segments of its peer.
+pub(super) fn forges(set: &FileSet, request: &Request) -> bool {
+    let entries = set.files.values().filter_map(|f| f.isk.as_ref());
+    let needs = |e: &InetSkEntry| {
+        let fins = stream(set, request, e).map(|s| Fins::of(e, &s.entry)).unwrap_or_default();
+        fins.peer || fins.acknowledged || fins.reset
+    };
+    entries.into_iter().any(needs)
+}
+
 /// Refuses what cannot become a connection.
 pub(super) fn check(set: &FileSet, request: &Request) -> Result<()> {
     let refuse = |entry: &InetSkEntry, text: &str| {

@@ -251,6 +251,9 @@ fn prepare(command: Command, raw: &Raw, operands: &[OsString]) -> anyhow::Result
         ::log::warn!("Stopped and detached shell job will get SIGHUP from OS.");
     }
     request::refuse_unbuilt(command, raw)?;
+    if command == Command::Service {
+        return rpc::service(raw, &place);
+    }
     Ok(match run::run(command, raw, &place, None)? {
         Done::Code(code) => code,
         Done::Restored(root) => run::after_restore(raw, root, operands),

@@ -104,11 +104,8 @@ const NOT_BUILT: &[(&[Command], &[Lacking])] = {
 };
 
 /// Commands that are not built yet.
-const COMMANDS_NOT_BUILT: &[(Command, &str)] = &[
-    (Command::LazyPages, "lazy-pages"),
-    (Command::PageServer, "page-server"),
-    (Command::Service, "service"),
-];
+const COMMANDS_NOT_BUILT: &[(Command, &str)] =
+    &[(Command::LazyPages, "lazy-pages"), (Command::PageServer, "page-server")];
 
 /// Checks what holds for every command, in the order CRIU does.
 pub(crate) fn validate(command: Command, raw: &Raw) -> Result<(), Error> {

@@ -72,7 +72,8 @@ fn check(raw: &Raw) -> u8 {
 }
 
 fn dump(raw: &Raw, place: &Place, client: Option<&Client>) -> anyhow::Result<()> {
-    let request = request::dump(raw, &place.dirs)?;
+    let mut request = request::dump(raw, &place.dirs)?;
+    request.service_socket = client.and_then(Client::inode);
     if compares_cpu(raw) {
         cpuinfo::dump(&place.dirs.images)?;
     }

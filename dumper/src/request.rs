@@ -76,6 +76,9 @@ pub struct Request {
     /// A terminal whose master is outside of the tree may be the controlling one: its restore
     /// makes a new pair (RPC's `orphan_pts_master`).
     pub orphan_pts_master: bool,
+    /// Inode of our end of an RPC client's connection: the client may be dumped with its end,
+    /// by which it hears of its restore.
+    pub service_socket: Option<u32>,
     /// Unix sockets with a peer outside are allowed (`--ext-unix-sk`).
     pub ext_unix_sk: bool,
     /// Established TCP connections are saved (`--tcp-established`).
@@ -145,6 +148,7 @@ impl Request {
             leave: Leave::Dead,
             shell_job: false,
             orphan_pts_master: false,
+            service_socket: None,
             ext_unix_sk: false,
             tcp_established: false,
             tcp_close: false,

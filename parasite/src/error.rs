@@ -25,7 +25,7 @@ pub enum Error {
         tgid: i32,
     },
     /// We are part of the tree.
-    #[error("the criu itself is within dumped tree ({pid} is in the tree of {root})")]
+    #[error("The criu itself is within dumped tree ({pid} is in the tree of {root})")]
     WithinTree {
         /// Ours.
         pid: i32,

@@ -40,6 +40,12 @@ impl Client {
         self.ask("orphan-pts-master", None, &[master.as_raw_fd()]).map(drop)
     }
 
+    /// Inode of our end of the connection.
+    pub(crate) fn inode(&self) -> Option<u32> {
+        let stat = nix::sys::stat::fstat(&*self.socket).ok()?;
+        u32::try_from(stat.st_ino).ok()
+    }
+
     /// Whether nobody is there any more to be told the result.
     pub(crate) fn has_gone(&self) -> bool {
         self.socket.is_hung_up()

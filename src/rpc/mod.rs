@@ -9,6 +9,7 @@ mod client;
 mod errno;
 mod options;
 mod peer;
+mod service;
 mod session;
 mod socket;
 
@@ -19,6 +20,7 @@ use anyhow::Context as _;
 use crate::options::Raw;
 
 pub(crate) use client::Client;
+pub(crate) use service::run as service;
 
 /// `criu swrk FD`: serves the client at the other end of an inherited socket.
 pub(crate) fn swrk(raw: &Raw, operands: &[OsString]) -> anyhow::Result<u8> {

@@ -24,7 +24,6 @@ use crate::{FAILURE, check, log};
 pub(crate) enum Kind {
     /// `criu swrk`: started by the client.
     Swrk,
-    #[expect(dead_code, reason = "for the service")]
     /// `criu service`: the client has only the socket.
     Service,
 }

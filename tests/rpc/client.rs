@@ -3,18 +3,21 @@
 
 use images::proto::{CriuNotify, CriuOpts, CriuReq, CriuReqType, CriuResp};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, send, socket, socketpair,
+};
 use prost::Message;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-/// What criu ends with, in the order of [`Client::wants`].
+/// One connection.
 #[derive(Debug)]
 pub(crate) struct Client {
     socket: OwnedFd,
-    pub(crate) child: Child,
+    /// The `swrk`; there is none behind a service.
+    child: Option<Child>,
 }
 
 impl Client {
@@ -31,7 +34,17 @@ impl Client {
         command.arg("swrk").arg(theirs.as_raw_fd().to_string()).stdin(Stdio::null());
         change(&mut command);
         let child = command.spawn().expect("criu starts");
-        Self { socket: ours, child }
+        Self { socket: ours, child: Some(child) }
+    }
+
+    /// Connects to the service of the sandbox.
+    pub(crate) fn connect() -> Self {
+        let kind = SockType::SeqPacket;
+        let socket = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None);
+        let socket = socket.expect("socket");
+        let at = UnixAddr::new(&dir().join("service")).expect("path");
+        connect(socket.as_raw_fd(), &at).expect("connect");
+        Self { socket, child: None }
     }
 
     pub(crate) fn send(&self, request: &CriuReq) {
@@ -83,7 +96,7 @@ impl Client {
     /// Hangs up; how criu ends.
     pub(crate) fn end(mut self) -> std::process::ExitStatus {
         drop(self.socket);
-        self.child.wait().expect("criu ends")
+        self.child.as_mut().expect("swrk").wait().expect("criu ends")
     }
 }
 

@@ -33,6 +33,9 @@ fn run(criu: &Criu, name: &str, what: Subject) {
     let sandbox = Sandbox::new("rpc");
     let dir = sandbox.dir().to_str().expect("utf-8").to_owned();
     let mut pid = String::from("0");
+    if name.starts_with("the_service") {
+        service(&sandbox, criu);
+    }
     if what == Subject::Alive {
         sandbox.start(&subject("pipe"), &[&dir]);
         let heard = sandbox.hear(&["ready", "bad"], LIMIT).expect("ready");
@@ -59,6 +62,9 @@ fn run(criu: &Criu, name: &str, what: Subject) {
     assert!(ended.success(), "{name} ({}): {ended:?}\n{}", criu.name, logs());
     let ran = std::fs::read_to_string(sandbox.path("client.out")).expect("output");
     assert!(ran.contains("1 passed"), "{name}: {ran}");
+    if name.starts_with("the_service") {
+        sandbox.shell("kill $(cat service.pid)");
+    }
     if what == Subject::Alive {
         sandbox.go();
         let heard = sandbox.hear(&["ok", "bad"], LIMIT);
@@ -118,8 +124,50 @@ tests! {
     ours what_is_not_built_is_refused_by_name Alive;
     ours restored_tasks_do_not_have_our_descriptors Alive;
     alike a_program_follows_the_restore Alive;
+    alike the_service_dumps_and_restores Alive;
+    alike the_service_has_clients_at_once None;
+    ours the_service_knows_no_descriptors_of_clients Alive;
+    ours the_service_does_what_its_caller_may Alive;
     alike the_console_of_a_container None;
     alike standard_descriptors_of_an_engine None;
+}
+
+/// Starts `criu service` in a sandbox; its socket is DIR/service.
+fn service(sandbox: &Sandbox, criu: &Criu) {
+    sandbox.shell("ip link set lo up; mount -t tmpfs none /run");
+    let dir = sandbox.dir().to_str().expect("utf-8").to_owned();
+    let at = format!("{dir}/service");
+    let pidfile = format!("{dir}/service.pid");
+    let args =
+        ["service", "-v4", "-o", "service.log", "-W", &dir, "--address", &at, "-d", "--pidfile"];
+    let ended = sandbox.run(&criu.path, &[&args[..], &[&pidfile]].concat(), "service.out");
+    assert!(ended.success(), "{ended:?} {}", tail(&sandbox.path("service.log"), 10));
+    sandbox.shell("[ $(stat -c %a service) = 600 ] && chmod 666 service");
+}
+
+/// A task that asks the service to be dumped itself is told when it is back.
+#[test]
+fn a_client_of_the_service_dumps_itself() {
+    for (by, to) in support::directions(&Criu::ours(), Criu::stock().as_ref()) {
+        let sandbox = Sandbox::new("rpc");
+        let dir = sandbox.dir().to_str().expect("utf-8").to_owned();
+        let images = sandbox.path("images");
+        std::fs::create_dir(&images).expect("images");
+        service(&sandbox, &by);
+        sandbox.start(&subject("rpc_self"), &[&dir]);
+        let heard = sandbox.hear(&["ready", "bad"], LIMIT).expect("ready");
+        let pid: u32 = heard.strip_prefix("ready ").expect("ready").parse().expect("pid");
+        let dumped = support::wait_for(LIMIT, || (!sandbox.pids().contains(&pid)).then_some(()));
+        let logs = || {
+            tail(&sandbox.path("service.log"), 20)
+                + &tail(&images.join("dump.log"), 20)
+                + &format!("{:?}", sandbox.said())
+        };
+        assert!(dumped.is_some(), "{} -> {}: {}", by.name, to.name, logs());
+        support::restore(&sandbox, &to, &images, &[]).expect("restore");
+        let heard = sandbox.hear(&["ok", "bad"], LIMIT);
+        assert_eq!(heard.as_deref(), Some("ok"), "{} -> {}: {}", by.name, to.name, logs());
+    }
 }
 
 #[test]

@@ -15,9 +15,12 @@ use std::os::unix::ffi::OsStringExt;
 
 const SIOCUNIXFILE: u64 = 0x89e0;
 const ESTABLISHED: u8 = 1;
+const CLOSE: u8 = 7;
 const LISTEN: u8 = 10;
 /// `uflags`: a name outside the tree, no socket of it.
 const USK_EXTERN: u32 = 1;
+/// The other end was our service's.
+const USK_SERVICE: u32 = 2;
 /// A descriptor given at restore: `--inherit-fd fd[N]:socket:[INODE]`.
 const USK_INHERIT: u32 = 8;
 
@@ -73,6 +76,8 @@ impl FileTable {
         let listens = diag.state == LISTEN;
         // Both ends stay with whoever is outside: the restore is given this one again.
         let given = self.external.has_unix(ino);
+        let service = diag.peer != 0 && self.request.service_socket == Some(diag.peer);
+        let lone = given || service;
         // Others than datagram sockets have a queue once they are connected; empty messages are
         // none in a stream.
         let queues = match i32::from(diag.kind) {
@@ -80,7 +85,7 @@ impl FileTable {
             libc::SOCK_STREAM => diag.state == ESTABLISHED && diag.rqueue > 0,
             _ => diag.state == ESTABLISHED,
         };
-        if queues && !given {
+        if queues && !lone {
             let (kind, bytes) = (diag.kind.into(), diag.rqueue as usize);
             self.queue(open, kind, bytes, peer_name.as_deref())?;
         }
@@ -89,11 +94,11 @@ impl FileTable {
             id: open.id,
             ino,
             r#type: diag.kind.into(),
-            state: diag.state.into(),
+            state: if service { CLOSE.into() } else { diag.state.into() },
             flags: open.info.flags,
-            uflags: if given { USK_INHERIT } else { 0 },
+            uflags: if given { USK_INHERIT } else { 0 } | if service { USK_SERVICE } else { 0 },
             backlog: if listens { diag.wqueue } else { 0 },
-            peer: if given { 0 } else { peer },
+            peer: if lone { 0 } else { peer },
             fown: open.fown,
             opts,
             name: diag.name.clone(),
@@ -106,7 +111,7 @@ impl FileTable {
         });
         self.files.push(file);
         self.unix.inside.insert(ino);
-        if given {
+        if lone {
             return Ok(());
         }
         self.unix.waiting.push(Waiting { desc: open.desc, net, diag });

@@ -59,6 +59,18 @@ pub fn set_rlimit(pid: i32, resource: u32, soft: u64, hard: u64) -> Result<()> {
     check(ret, || format!("prlimit64({pid}, {resource}, {soft}, {hard})")).map(|_| ())
 }
 
+/// `capset(2)` of this thread, inheritable ones none.
+pub fn set_capabilities(effective: u64, permitted: u64) -> Result<()> {
+    /// `_LINUX_CAPABILITY_VERSION_3`, of this thread.
+    const HEADER: [u32; 2] = [0x2008_0522, 0];
+    let half = |set: u64, i: usize| (set >> (32 * i)) as u32;
+    let data = [0, 1].map(|i| [half(effective, i), half(permitted, i), 0]);
+    let mut header = HEADER;
+    // SAFETY: both are structs of the sizes that this version has, and outlive the call.
+    let ret = unsafe { libc::syscall(libc::SYS_capset, header.as_mut_ptr(), data.as_ptr()) };
+    check(ret, || format!("capset({effective:#x}, {permitted:#x})")).map(|_| ())
+}
+
 /// `struct sched_attr` up to the fields of Linux 5.3.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]

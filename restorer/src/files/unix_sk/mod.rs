@@ -11,7 +11,8 @@ mod queue;
 use self::name::Node;
 use super::open::{Files, Opened, set_flags};
 use super::{At, Error, Result, external, inet_sk, sk_opts};
-use images::proto::UnixSkEntry;
+use images::proto::{CriuDumpResp, CriuReqType, CriuResp, UnixSkEntry};
+use prost::Message as _;
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -103,8 +104,13 @@ impl<'a> Unit<'_, 'a> {
         if e.uflags & EXTERN != 0 {
             return Ok(());
         }
-        if e.uflags & (SERVICE | CALLBACK) != 0 {
-            return Err(Error::NotYet("a socket that a plugin or the service restores".to_owned()));
+        if e.uflags & CALLBACK != 0 {
+            return Err(Error::NotYet("a socket that a plugin restores".to_owned()));
+        }
+        if e.uflags & SERVICE != 0 {
+            self.made.insert(e.ino, answered(e)?);
+            self.given.push(e.ino);
+            return Ok(());
         }
         if let Some(fd) = external::take(self.files.set, e.id, self.files.request)? {
             self.made.insert(e.ino, fd);
@@ -318,4 +324,18 @@ fn describe(e: &UnixSkEntry) -> String {
         path => path.escape_ascii().to_string(),
     };
     format!("file {}, unix socket {} ({name})", e.id, e.ino)
+}
+
+/// The end of a client that asked the service to be dumped itself: it finds the answer, that it
+/// has been restored, in a connection that is over.
+fn answered(e: &UnixSkEntry) -> Result<OwnedFd> {
+    let (far, near) = sys::net::socketpair(e.r#type as i32)?;
+    let answer = CriuResp {
+        r#type: CriuReqType::Dump.into(),
+        success: true,
+        dump: Some(CriuDumpResp { restored: Some(true) }),
+        ..CriuResp::default()
+    };
+    sys::net::send_msg(far.as_fd(), &answer.encode_to_vec(), &[], &[], libc::MSG_NOSIGNAL)?;
+    Ok(near)
 }

@@ -73,6 +73,7 @@ fn prepare_root(cx: &mut Context<'_>) -> Result<(), Error> {
     ns.prepare(&mut env)?;
     cx.made = env.made;
     cx.files.set_namespaces(&cx.made);
+    cx.files.set_masters(std::mem::take(&mut cx.made.masters));
     for (mounts, root) in std::mem::take(&mut cx.made.roots) {
         cx.files.add_nested(&mounts, root)?;
     }

@@ -11,6 +11,7 @@ use images::checkpoint::NsKind;
 use images::pages::Chain;
 use images::proto::{FownEntry, TtyType};
 use images::{Dir, Extent};
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
@@ -37,6 +38,8 @@ pub struct Files<'a> {
     root: Option<OwnedFd>,
     /// Namespaces that were made for others than the root task.
     pub(super) namespaces: HashMap<(NsKind, u32), Rc<OwnedFd>>,
+    /// Masters of terminals that had to be made for mounts, by index.
+    pub(super) masters: RefCell<Vec<(u32, OwnedFd)>>,
     /// Roots of mount namespaces that are not the root task's, by the ids of their mounts.
     nested: HashMap<u32, Rc<OwnedFd>>,
     /// Descriptions that several tasks use or that are still worked on, above the base.
@@ -71,6 +74,7 @@ impl<'a> Files<'a> {
             coordinator: std::process::id(),
             root: None,
             namespaces: HashMap::new(),
+            masters: RefCell::default(),
             nested: HashMap::new(),
             held: HashMap::new(),
             handles: HashMap::new(),
@@ -90,6 +94,11 @@ impl<'a> Files<'a> {
     /// Namespaces that were made for others than the root task.
     pub(crate) fn set_namespaces(&mut self, made: &Made) {
         self.namespaces = made.all().clone();
+    }
+
+    /// Masters of terminals that had to be made for mounts, by index.
+    pub(crate) fn set_masters(&mut self, masters: Vec<(u32, OwnedFd)>) {
+        self.masters = masters.into();
     }
 
     /// Numbers from this on are nobody's.

@@ -84,12 +84,20 @@ pub(crate) struct Made {
     pub(crate) roots: Vec<(Vec<u32>, OwnedFd)>,
     /// Mounts that become read-only when all files are open.
     pub(crate) read_only: Vec<mnt::ReadOnly>,
+    /// Masters of terminals that are mounted somewhere (`/dev/console`), by index.
+    pub(crate) masters: Vec<(u32, OwnedFd)>,
 }
 
 impl Made {
     /// None yet; descriptors are kept at `least` and above.
     pub(crate) fn new(least: RawFd) -> Self {
-        Self { least, fds: HashMap::new(), roots: Vec::new(), read_only: Vec::new() }
+        Self {
+            least,
+            fds: HashMap::new(),
+            roots: Vec::new(),
+            read_only: Vec::new(),
+            masters: Vec::new(),
+        }
     }
 
     /// Keeps a namespace for those that enter it.

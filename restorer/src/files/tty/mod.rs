@@ -65,6 +65,30 @@ fn is_master(info: &TtyInfoEntry) -> bool {
     info.r#type == TtyType::Pty as i32 && info.id & 1 == 1
 }
 
+/// Opens a `ptmx` until the pair with this index comes.
+pub(crate) fn open_master(index: u32, open: impl Fn() -> sys::Result<OwnedFd>) -> Result<OwnedFd> {
+    if index > MAX_INDEX {
+        return Err(Error::Refused(format!("pts {index} is too high")));
+    }
+    // Kept until the right one is there: so that the next has another index.
+    let mut lower = Vec::new();
+    for _ in 0..=index {
+        let fd = open()?;
+        let mut got = [0u8; 4];
+        sys::fd::ioctl_bytes(fd.as_fd(), TIOCGPTN, &mut got)?;
+        let got = u32::from_ne_bytes(got);
+        if got == index {
+            return Ok(fd);
+        }
+        if got > index {
+            break;
+        }
+        lower.push(fd);
+    }
+    let text = format!("pts {index} is in use, the number cannot be restored here");
+    Err(Error::Refused(text))
+}
+
 impl<'a> Files<'a> {
     /// Opens all descriptions of a unit of terminals.
     pub(super) fn open_ttys(&mut self, ids: &[u32], opened: &mut Opened) -> Result<()> {
@@ -200,8 +224,9 @@ impl<'a> Files<'a> {
         any: &TtyFileEntry,
         index: u32,
     ) -> Result<OwnedFd> {
-        if index > MAX_INDEX {
-            return Err(Error::Refused(format!("pts {index} is too high")));
+        let held = self.masters.borrow().iter().position(|(known, _)| *known == index);
+        if let Some(held) = held {
+            return Ok(self.masters.borrow_mut().swap_remove(held).1);
         }
         let path: Vec<u8> = match master.and_then(|m| self.set.regs.get(&m.regf_id())) {
             Some(reg) => reg.name.clone(),
@@ -216,29 +241,12 @@ impl<'a> Files<'a> {
             }
         };
         let flags = libc::O_RDWR | libc::O_NOCTTY;
-        // Kept until the right one is there: so that the next has another index.
-        let mut lower = Vec::new();
-        for _ in 0..=index {
-            let fd = match sys::path::open_in_root(self.root()?, &path, flags) {
-                // The ptmx inside of devpts may be without permissions, or the node a link.
-                Err(_) if path != b"/dev/ptmx" => {
-                    sys::path::open_in_root(self.root()?, b"/dev/ptmx", flags)?
-                }
-                other => other?,
-            };
-            let mut got = [0u8; 4];
-            sys::fd::ioctl_bytes(fd.as_fd(), TIOCGPTN, &mut got)?;
-            let got = u32::from_ne_bytes(got);
-            if got == index {
-                return Ok(fd);
-            }
-            if got > index {
-                break;
-            }
-            lower.push(fd);
-        }
-        let text = format!("pts {index} is in use, the number cannot be restored here");
-        Err(Error::Refused(text))
+        let root = self.root()?;
+        open_master(index, || match sys::path::open_in_root(root, &path, flags) {
+            // The ptmx inside of devpts may be without permissions, or the node a link.
+            Err(_) if path != b"/dev/ptmx" => sys::path::open_in_root(root, b"/dev/ptmx", flags),
+            other => other,
+        })
     }
 
     /// The slave of a master (4.13).

@@ -15,6 +15,7 @@ use super::MntPlan;
 use super::content;
 use super::groups::Step;
 use super::plan::{Mount, NewFs, Outer, Source};
+use crate::files::tty;
 use crate::ns::{Cx, make};
 use crate::{Error, Request};
 use images::Image;
@@ -151,6 +152,8 @@ pub(super) struct Builder<'a> {
     pub(super) proc: BorrowedFd<'a>,
     /// What was made to be bound.
     remade: Vec<Remade>,
+    /// Masters of terminals that are bound, by index.
+    masters: Vec<(u32, OwnedFd)>,
     /// Groups are there before mounts are moved to their places.
     compat: bool,
 }
@@ -174,6 +177,7 @@ impl MntPlan {
             namespaces: self.trees.namespaces.iter().map(|_| None).collect(),
             proc: cx.proc,
             remade: Vec::new(),
+            masters: Vec::new(),
             compat: false,
         };
         build.plain(cx)?;
@@ -186,6 +190,10 @@ impl MntPlan {
         }
         build.nested()?;
         build.enter(0)?;
+        for (index, master) in std::mem::take(&mut build.masters) {
+            let master = cx.made.raise(master.as_fd())?;
+            cx.made.masters.push((index, master));
+        }
         // The kernel moves no mount of what is deleted.
         for remade in std::mem::take(&mut build.remade) {
             remade.remove()?;
@@ -281,6 +289,9 @@ impl Builder<'_> {
             Source::New(fs) if fs.privileged => self.given(i)?,
             Source::New(fs) => new(fs)?,
             Source::Bind { of, path, deleted } => {
+                if let Some(index) = self.terminal(*of, path) {
+                    self.hold_terminal(*of, index)?;
+                }
                 let of = self.fds[*of].as_ref().ok_or_else(|| missing(*of))?;
                 if *deleted {
                     undo = Some(self.remake(i, of, path)?);
@@ -299,6 +310,26 @@ impl Builder<'_> {
         }
         mount::set_attr(fd.as_fd(), m.attr, ATTRS)?;
         self.fds[i] = Some(fd);
+        Ok(())
+    }
+
+    /// The index of the terminal that `path` of a new devpts is.
+    fn terminal(&self, of: usize, path: &[u8]) -> Option<u32> {
+        let Source::New(fs) = &self.plan.trees.mounts[of].source else { return None };
+        let index = std::str::from_utf8(path).ok()?.trim_start_matches('/').parse().ok()?;
+        (fs.name == "devpts").then_some(index)
+    }
+
+    /// Makes a terminal, so that it can be bound; its master is kept for the files.
+    fn hold_terminal(&mut self, of: usize, index: u32) -> Result<(), Error> {
+        if self.masters.iter().any(|(known, _)| *known == index) {
+            return Ok(());
+        }
+        let devpts = self.fds[of].as_ref().ok_or_else(|| missing(of))?;
+        let master = tty::open_master(index, || {
+            sys::path::open_in_root(devpts.as_fd(), b"ptmx", libc::O_RDWR | libc::O_NOCTTY)
+        })?;
+        self.masters.push((index, master));
         Ok(())
     }
 

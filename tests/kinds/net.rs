@@ -144,3 +144,40 @@ fn tracked_connections() {
         sort";
     netns(setup, show).stock_cannot_restore("waits for an answer for ever").check();
 }
+
+#[test]
+fn nested_namespaces_and_their_sockets() {
+    Subject::new("netns_nested").flavour("net").check();
+}
+
+#[test]
+fn a_namespace_of_a_user_namespace() {
+    let setup = "set -e; ip link add v0 type veth peer name v1; ip link add br0 type bridge
+        ip link set v1 master br0; ip link set v0 up; ip link set v1 up; ip addr add 10.1.0.1/24 dev v0
+        echo 0 5 > /proc/sys/net/ipv4/ping_group_range; echo 1 > /proc/sys/net/ipv4/conf/v0/arp_ignore
+        nft add table inet mine; ip rule add fwmark 5 blackhole";
+    let show = "ip -o link | sed -E 's/qdisc.*//; s/NO-CARRIER,|,LOWER_UP//g'; ip -4 -o addr; ip route; ip rule; \
+        nft list table inet mine; cat /proc/sys/net/ipv4/ping_group_range /proc/sys/net/ipv4/conf/v0/arp_ignore";
+    Subject::new("netns").args(&[setup, show]).flavour("uns").check();
+}
+
+#[test]
+fn a_pair_whose_other_end_is_outside() {
+    let setup = "ip link add v0 type veth peer name outside netns 1 && ip addr add 10.1.0.1/24 dev v0 \
+        && ip link set v0 up";
+    netns(setup, "ip -4 -o addr; ip link show v0 | grep -o link-netnsid; ip -o link | wc -l")
+        .prepare("ip link add br0 type bridge && ip link set br0 up")
+        .restore_args(&["--external", "veth[v0]:outside@br0"])
+        .check();
+}
+
+#[test]
+fn a_macvlan_upon_a_link_outside() {
+    let setup = "nsenter -t 1 -n ip link add mv0 link up0 netns $PPID type macvlan mode bridge";
+    let show = "ip -d -o link show mv0 | sed -E 's/qdisc.*qlen/qlen/; s/addrgen.*//'";
+    netns(setup, show)
+        .prepare("ip link add up0 type veth peer name up1")
+        .restore_args(&["--external", "macvlan[mv0]:up0"])
+        .stock_cannot_restore("its request is refused by this kernel: its own image, too")
+        .check();
+}

@@ -175,6 +175,8 @@ pub(super) fn configure(all: &Links, id: u32, net: &Net) -> Result<(), Error> {
     // Lower before upper, ports before bridges get carrier: by the order in which they were made.
     for link in all.of(id) {
         route.order(&flags(link))?;
+        // Coming up has taken that of the link.
+        sysctl::link_mtu(&link.entry)?;
     }
     Ok(())
 }

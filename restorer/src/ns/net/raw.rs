@@ -56,8 +56,10 @@ fn addresses(route: &mut Socket, list: &[u8]) -> Result<(), Error> {
     let flags = |m: &Message<'_>| {
         attribute(m.after(IFADDR), IFA_FLAGS).map_or_else(|| u32::from(m.body[2]), |a| a.u32())
     };
+    // Nobody is bound to one that the kernel was still looking at.
+    let tentative = |m: &Message<'_>| flags(m) & IFA_F_TENTATIVE != 0;
     let first: Vec<Request> = ours()
-        .map(|m| new(&m, six(&m).then(|| flags(&m) & !IFA_F_TENTATIVE | IFA_F_NODAD)))
+        .map(|m| new(&m, (six(&m) && !tentative(&m)).then(|| flags(&m) | IFA_F_NODAD)))
         .map(|r| r.flags(CREATE | EXCL))
         .collect();
     let results = route.orders(&first)?;
@@ -67,8 +69,8 @@ fn addresses(route: &mut Socket, list: &[u8]) -> Result<(), Error> {
     let then: Vec<Request> = ours()
         .zip(is_new)
         .filter_map(|(m, is_new)| is_new.then_some(m))
-        .filter(|m| six(m) && flags(m) & IFA_F_NODAD == 0)
-        .map(|m| new(&m, Some(flags(&m) & !(IFA_F_TENTATIVE | IFA_F_DADFAILED))))
+        .filter(|m| six(m) && !tentative(m) && flags(m) & IFA_F_NODAD == 0)
+        .map(|m| new(&m, Some(flags(&m) & !IFA_F_DADFAILED)))
         .map(|r| r.flags(REPLACE))
         .collect();
     for failed in route.orders(&then)?.into_iter().filter_map(Result::err) {

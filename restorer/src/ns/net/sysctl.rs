@@ -73,6 +73,17 @@ pub(super) fn link(entry: &NetDeviceEntry) -> Result<(), Error> {
     old(4, &entry.name, &entry.conf)
 }
 
+/// The MTU of a link for IPv6, which may be less than the link's.
+pub(super) fn link_mtu(entry: &NetDeviceEntry) -> Result<(), Error> {
+    let place = CONF6.iter().position(|name| *name == "mtu");
+    let mtu = place.and_then(|at| entry.conf6.get(at)?.iarg);
+    let path = format!("{ROOT}/ipv6/conf/{}", entry.name);
+    match (mtu, dir(&path)?) {
+        (Some(mtu), Some(at)) => set(&at, &path, "mtu", &mtu.to_string()),
+        _ => Ok(()),
+    }
+}
+
 /// `-1` in images before 2.0 was "no such setting".
 fn old(version: u8, link: &str, values: &[i32]) -> Result<(), Error> {
     let entry = |value: &i32| SysctlEntry { iarg: Some(*value), ..SysctlEntry::default() };

@@ -42,3 +42,61 @@ fn a_nested_mount_namespace_stays_in_a_user_namespace() {
 fn peers_in_two_namespaces_are_made_by_binds_too() {
     Subject::new("mnt_nested").flavour("pid,mnt").restore_args(&["--mntns-compat-mode"]).check();
 }
+
+/// Mounts outside, and what of them is bound into the tree's namespace.
+const OUTSIDE: &str = "mount -t tmpfs none /mnt; mkdir /mnt/dir; mount -t tmpfs ext /mnt/dir
+    mkdir /mnt/dir/sub; printf 'in dir' >/mnt/dir/file; printf 'a part' >/mnt/dir/sub/part
+    printf 'in file' >/mnt/file; printf '/mnt/dir /mnt\n/mnt/file /etc/hostname\n' >binds";
+
+/// The same, and the directory is shared out there.
+const SHARED: &str = "mount -t tmpfs none /mnt; mkdir /mnt/dir; mount -t tmpfs ext /mnt/dir
+    mkdir /mnt/dir/sub; printf 'in dir' >/mnt/dir/file; printf 'a part' >/mnt/dir/sub/part
+    printf 'in file' >/mnt/file; printf '/mnt/dir /mnt\n/mnt/file /etc/hostname\n' >binds
+    mount --make-shared /mnt/dir";
+
+const KEYS: [&str; 6] =
+    ["--external", "mnt[/mnt]:D", "--external", "mnt[/etc/hostname]:F", "--external", "mnt[/no]:x"];
+const PLACES: [&str; 6] = [
+    "--external",
+    "mnt[D]:/mnt/dir",
+    "--external",
+    "mnt[F]:/mnt/file",
+    "--external",
+    "mnt[x]:/nowhere",
+];
+
+fn external() -> Subject {
+    Subject::new("mnt_external").flavour("pid,mnt")
+}
+
+#[test]
+fn external_mounts_come_from_where_it_is_said() {
+    external().prepare(OUTSIDE).dump_args(&KEYS).restore_args(&PLACES).check();
+}
+
+#[test]
+fn external_mounts_are_found_by_themselves() {
+    let auto = ["--external", "mnt[]"];
+    external().prepare(OUTSIDE).dump_args(&auto).restore_args(&auto).check();
+}
+
+#[test]
+fn the_old_options_mean_the_same() {
+    let keys = ["--ext-mount-map", "/mnt:D", "--ext-mount-map", "/etc/hostname:F"];
+    let places = ["-M", "D:/mnt/dir", "-M", "F:/mnt/file"];
+    external().prepare(OUTSIDE).dump_args(&keys).restore_args(&places).check();
+}
+
+#[test]
+fn slaves_of_mounts_outside_stay_slaves() {
+    let auto = ["--external", "mnt[]:m"];
+    external().prepare(SHARED).dump_args(&auto).restore_args(&auto).check();
+}
+
+#[test]
+fn mounts_from_outside_need_a_key() {
+    external()
+        .prepare(OUTSIDE)
+        .refused("/etc/hostname doesn't have a proper root mount (tmpfs /file); try --external")
+        .check();
+}

@@ -73,10 +73,23 @@ static void mount_in_root(const char *from, const char *at, const char *type, in
 		die(path);
 }
 
+// DIR/binds: lines of what is to be bound from outside, and where.
+static void bind_all(void)
+{
+	char path[4096], from[1024], to[1024];
+	snprintf(path, sizeof(path), "%s/binds", dir);
+	FILE *f = fopen(path, "re");
+	while (f && fscanf(f, "%1023s %1023s", from, to) == 2)
+		mount_in_root(from, to, NULL, MS_BIND, NULL);
+	if (f)
+		fclose(f);
+}
+
 static void new_root(void)
 {
 	char path[4096];
-	DO(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL));
+	// What was made shared goes on to come in.
+	DO(mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL));
 	// Once more: in a user namespace what comes from outside is locked.
 	snprintf(path, sizeof(path), "%s/root", dir);
 	DO(mount(path, path, NULL, MS_BIND, NULL));
@@ -86,6 +99,7 @@ static void new_root(void)
 	mount_in_root("devpts", "dev/pts", "devpts", MS_NOSUID | MS_NOEXEC,
 		      "newinstance,ptmxmode=0666,mode=620");
 	mount_in_root("shm", "dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, NULL);
+	bind_all();
 	snprintf(path, sizeof(path), "%s/root", dir);
 	DO(chdir(path));
 	DO(syscall(SYS_pivot_root, ".", "."));

@@ -74,6 +74,9 @@ fn prepare_root(cx: &mut Context<'_>) -> Result<(), Error> {
     cx.made = env.made;
     cx.files.set_namespaces(&cx.made);
     cx.files.set_masters(std::mem::take(&mut cx.made.masters));
+    if let Some(mnt) = &cx.plan.ns.mnt {
+        cx.files.set_root_mounts(mnt.root_mounts());
+    }
     for (mounts, root) in std::mem::take(&mut cx.made.roots) {
         cx.files.add_nested(&mounts, root)?;
     }

@@ -104,7 +104,11 @@ impl Files<'_> {
         let link = self.set.reg(link)?;
         let root = self.root_of(link.mnt_id)?;
         let handle = sys::path::open_in_root(root, &link.name, libc::O_PATH | libc::O_NOFOLLOW)?;
-        let (dir, last) = self.parents(link.mnt_id, name, names)?;
+        let (dir, last) = self.parents(root, name, names)?;
+        if same_file(&handle, &dir, last) {
+            // Made for another mount of the same directory.
+            return open_name(dir.as_fd(), last, OFlag::O_PATH | OFlag::O_NOFOLLOW, 0);
+        }
         match link_to(self, &handle, &dir, last) {
             Ok(()) => {}
             // The name has been given to another file: do without.
@@ -126,7 +130,10 @@ impl Files<'_> {
         let ghost = self.set.ghosts.get(&id);
         let ghost =
             ghost.ok_or_else(|| Error::Refused(format!("there is no ghost-file-{id:x}.img")))?;
-        let (dir, last) = self.parents(mnt_id, name, names)?;
+        let (dir, last) = self.parents(self.root_of(mnt_id)?, name, names)?;
+        if first.get(&id).is_some_and(|other| same_file(&self.handles[other], &dir, last)) {
+            return open_name(dir.as_fd(), last, OFlag::O_PATH | OFlag::O_NOFOLLOW, 0);
+        }
         let spare = [last, format!(".cr.{id:x}.ghost").as_bytes()].concat();
         let is_dir = ghost.entry.mode & libc::S_IFMT == libc::S_IFDIR;
         let mut used = last.to_vec();
@@ -196,12 +203,11 @@ impl Files<'_> {
     /// Opens the directory of a path; directories that are gone are made for the moment.
     pub(super) fn parents<'n>(
         &self,
-        mnt_id: Option<i32>,
+        root: BorrowedFd<'_>,
         path: &'n [u8],
         names: &mut Vec<Name>,
     ) -> Result<(OwnedFd, &'n [u8])> {
         let (dir, last) = split(path);
-        let root = self.root_of(mnt_id)?;
         if let Ok(fd) = directory(root, dir) {
             return Ok((fd, last));
         }
@@ -222,6 +228,13 @@ impl Files<'_> {
         }
         Ok((at, last))
     }
+}
+
+/// Whether a name in a directory is that of a file.
+fn same_file(file: &OwnedFd, dir: &OwnedFd, name: &[u8]) -> bool {
+    let there = lookup(dir.as_fd(), name);
+    let file = nix::sys::stat::fstat(file);
+    there.zip(file.ok()).is_some_and(|(a, b)| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
 }
 
 fn link_to(

@@ -42,6 +42,8 @@ pub struct Files<'a> {
     pub(super) masters: RefCell<Vec<(u32, OwnedFd)>>,
     /// Roots of mount namespaces that are not the root task's, by the ids of their mounts.
     nested: HashMap<u32, Rc<OwnedFd>>,
+    /// Their root mounts, and the root task's: ids.
+    root_mounts: HashSet<u32>,
     /// Descriptions that several tasks use or that are still worked on, above the base.
     pub(super) held: HashMap<u32, OwnedFd>,
     /// Files without a name, open by `O_PATH`.
@@ -76,6 +78,7 @@ impl<'a> Files<'a> {
             namespaces: HashMap::new(),
             masters: RefCell::default(),
             nested: HashMap::new(),
+            root_mounts: HashSet::new(),
             held: HashMap::new(),
             handles: HashMap::new(),
             memfds: HashMap::new(),
@@ -238,6 +241,25 @@ impl<'a> Files<'a> {
     pub(super) fn root_of(&self, mnt_id: Option<i32>) -> Result<BorrowedFd<'_>> {
         let nested = mnt_id.and_then(|id| self.nested.get(&id.cast_unsigned()));
         nested.map_or_else(|| self.root(), |root| Ok(root.as_fd()))
+    }
+
+    /// A root from which `dir` leads into a mount of the images: that of its namespace, or, where
+    /// something covers the root mount there, that mount alone.
+    pub(super) fn view(&self, mnt_id: Option<i32>, dir: &[u8]) -> Result<OwnedFd> {
+        let root = self.root_of(mnt_id)?;
+        let is_root = mnt_id.is_some_and(|id| self.root_mounts.contains(&id.cast_unsigned()));
+        if is_root && let Ok(there) = super::path::directory(root, dir) {
+            let covered = sys::mount::id_of(there.as_fd(), c"")? != sys::mount::id_of(root, c"")?;
+            if covered {
+                return Ok(sys::mount::clone_tree(root, false)?);
+            }
+        }
+        root.try_clone_to_owned().map_err(|e| super::failed_io("dup", &e))
+    }
+
+    /// The root mounts of all mount namespaces of the tree's own.
+    pub(crate) fn set_root_mounts(&mut self, ids: impl Iterator<Item = u32>) {
+        self.root_mounts = ids.collect();
     }
 
     /// A mount namespace that only other tasks than the root are in: its mounts, its root.

@@ -135,7 +135,10 @@ fn way(
     if ns.root && is_ns_root(ns, m) {
         return Way::Root;
     }
-    if let Some(key) = options.key_of(&m.point) {
+    // Keys are given for what the root task sees.
+    if ns.root
+        && let Some(key) = options.key_of(&m.point)
+    {
         return Way::External(key.to_owned(), None);
     }
     if let Some((_, key)) = options.devices.iter().find(|(dev, _)| *dev == m.dev)
@@ -144,7 +147,7 @@ fn way(
         return Way::External(EXTERNAL_DEV.to_owned(), Some(format!("dev[{key}]").into_bytes()));
     }
     let is_given = |ns: &NsMounts, o: &MountInfo| {
-        ns.root && is_ns_root(ns, o) || options.key_of(&o.point).is_some()
+        ns.root && (is_ns_root(ns, o) || options.key_of(&o.point).is_some())
     };
     let mut others = all.iter().flat_map(|ns| ns.mounts.iter().map(move |o| (ns, o)));
     if others.any(|(ns, o)| o.dev == m.dev && is_given(ns, o) && covers(&o.root, &m.root)) {

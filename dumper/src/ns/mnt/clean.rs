@@ -6,7 +6,7 @@ use crate::Error;
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, setns};
-use nix::sys::stat::{Mode, fstat};
+use nix::sys::stat::Mode;
 use nix::unistd::pipe2;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -37,28 +37,27 @@ pub(crate) fn inside<T: Send>(
 pub(crate) fn open_roots(
     ns: BorrowedFd<'_>,
     user: Option<BorrowedFd<'_>>,
-    all: &[MountInfo],
     wanted: &[&MountInfo],
 ) -> Result<Vec<OwnedFd>, Error> {
-    inside(ns, || wanted.iter().map(|m| root_of(m, all, user)).collect())
+    let proc = sys::path::open_at("/proc", libc::O_PATH | libc::O_DIRECTORY)?;
+    inside(ns, || wanted.iter().map(|m| root_of(m, proc.as_fd(), user)).collect())
 }
 
 fn root_of(
     m: &MountInfo,
-    all: &[MountInfo],
+    proc: BorrowedFd<'_>,
     user: Option<BorrowedFd<'_>>,
 ) -> Result<OwnedFd, Error> {
-    if let Ok(at) = path(m)
-        && mount::id_of(at.as_fd(), c"")? == Some(m.id.into())
+    if let Some(at) = visible(m)?
         && let Ok(clean) = copy(&at)
     {
         return Ok(clean);
     }
     // It is covered. In a copy of the namespace, which ends with a thread, we may uncover it.
     let done = match user {
-        Some(user) => in_user_ns(user, || uncovered(m, all)),
+        Some(user) => in_user_ns(user, || uncovered(m, proc)),
         None => std::thread::scope(|scope| {
-            let thread = scope.spawn(|| uncovered(m, all));
+            let thread = scope.spawn(|| uncovered(m, proc));
             thread.join().map_err(|_| died())?
         }),
     };
@@ -116,34 +115,49 @@ fn in_user_ns(
     got
 }
 
-fn uncovered(m: &MountInfo, all: &[MountInfo]) -> Result<OwnedFd, Error> {
+/// Takes away what covers a mount, in a copy of the namespace.
+fn uncovered(m: &MountInfo, proc: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
     mount::unshare_fs()?;
     mount::unshare_mounts()?;
     let root = sys::path::open_at("/", libc::O_PATH)?;
     mount::set_propagation(root.as_fd(), Propagation::Private, true)?;
-    let mut below = vec![m.id];
-    while let Some(parent) = all.iter().find(|p| below.last() == Some(&p.id)).map(|p| p.parent) {
-        if below.contains(&parent) {
-            break;
-        }
-        below.push(parent);
-    }
-    // What was mounted last is on top.
-    let on_top = |o: &&MountInfo| {
-        !below.contains(&o.id) && (covers(&o.point, &m.point) || covers(&m.point, &o.point))
+    let hidden = || {
+        let point = String::from_utf8_lossy(&m.point);
+        sys::Error::new(format_args!("open({point})"), libc::ENOENT)
     };
-    for other in all.iter().rev().filter(on_top) {
-        let point = OsStr::from_bytes(&other.point);
+    loop {
+        let all = super::mountinfo::parse(&super::read_mountinfo(proc)?);
+        let same = |o: &&MountInfo| (o.dev, &o.root, &o.point) == (m.dev, &m.root, &m.point);
+        let target = all.iter().find(same).ok_or_else(hidden)?;
+        if let Some(at) = visible(target)? {
+            return Ok(copy(&at)?);
+        }
+        let mut below = vec![target.id];
+        while let Some(parent) = all.iter().find(|p| below.last() == Some(&p.id)) {
+            if below.contains(&parent.parent) {
+                break;
+            }
+            below.push(parent.parent);
+        }
+        // Of what lies over it, something has nothing over itself.
+        let over = all.iter().filter(|o| !below.contains(&o.id) && covers(&o.point, &m.point));
+        let mut top = None;
+        for other in over {
+            if visible(other)?.is_some() {
+                top = Some(other);
+            }
+        }
+        let point = OsStr::from_bytes(&top.ok_or_else(hidden)?.point);
         let done = umount2(point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
         done.map_err(|e| sys::Error::new(format_args!("umount2({point:?})"), e as i32))?;
     }
-    let at = path(m)?;
-    let dev = fstat(&at).map_err(|e| sys::Error::new("fstat", e as i32))?.st_dev;
-    if libc::makedev(m.dev >> 20, m.dev & 0xf_ffff) != dev {
-        let point = String::from_utf8_lossy(&m.point);
-        return Err(sys::Error::new(format_args!("open({point})"), libc::ENOENT).into());
-    }
-    Ok(copy(&at)?)
+}
+
+/// The root of a mount, if its path leads there.
+fn visible(m: &MountInfo) -> Result<Option<OwnedFd>, Error> {
+    let Ok(at) = path(m) else { return Ok(None) };
+    let is = mount::id_of(at.as_fd(), c"")? == Some(m.id.into());
+    Ok(is.then_some(at))
 }
 
 fn path(m: &MountInfo) -> Result<OwnedFd, Error> {

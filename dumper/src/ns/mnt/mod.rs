@@ -109,7 +109,7 @@ impl Mounts {
         };
         let (saved, empty) = (of(&self.analysis.contents), of(&self.analysis.empty));
         let all: Vec<&MountInfo> = saved.iter().chain(&empty).copied().collect();
-        let roots = clean::open_roots(ns.fd.as_fd(), user, mounts, &all)?;
+        let roots = clean::open_roots(ns.fd.as_fd(), user, &all)?;
         for (m, root) in saved.iter().zip(&roots) {
             let image = Image::TmpfsDev(m.dev);
             let out = dir.create_raw(image)?;
@@ -164,14 +164,20 @@ fn look(ns: BorrowedFd<'_>, cgroup: Option<BorrowedFd<'_>>) -> Result<(Vec<u8>, 
                 .map_err(|e| failed("setns(cgroup)", e))?;
         }
         let root = open("/", dir, Mode::empty()).map_err(|e| failed("open(/)", e))?;
-        let name = "thread-self/mountinfo";
-        let fd = openat(&proc, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
-        let mut text = Vec::new();
-        let read = File::from(fd.map_err(|e| failed("open(/proc/thread-self/mountinfo)", e))?)
-            .read_to_end(&mut text);
-        read.map_err(|e| sys::Error::io("read(/proc/thread-self/mountinfo)", &e))?;
-        Ok((text, root))
+        Ok((read_mountinfo(proc.as_fd())?, root))
     })
+}
+
+/// `mountinfo` of this thread.
+fn read_mountinfo(proc: BorrowedFd<'_>) -> Result<Vec<u8>, Error> {
+    let name = "thread-self/mountinfo";
+    let failed = |e: &std::io::Error| sys::Error::io("read(/proc/thread-self/mountinfo)", e);
+    let fd = openat(proc, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
+    let mut text = Vec::new();
+    File::from(fd.map_err(|e| failed(&e.into()))?)
+        .read_to_end(&mut text)
+        .map_err(|e| failed(&e))?;
+    Ok(text)
 }
 
 /// Options with the owners that a user namespace has for those outside.

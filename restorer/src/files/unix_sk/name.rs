@@ -79,11 +79,12 @@ pub(super) fn bind(
         _ => name.to_vec(),
     };
     let mut made = Vec::new();
+    let view = files.view(e.mnt_id, split(&full).0)?;
     let (dir, last) = if deleted {
-        files.parents(e.mnt_id, &full, &mut made)?
+        files.parents(view.as_fd(), &full, &mut made)?
     } else {
         let (dir, last) = split(&full);
-        (directory(files.root_of(e.mnt_id)?, dir).at(|| format!("{:?}", show(dir)))?, last)
+        (directory(view.as_fd(), dir).at(|| format!("{:?}", show(dir)))?, last)
     };
     let aside = [last, format!(".cr.{}.aside", e.ino).as_bytes()].concat();
     let mut moved = false;
@@ -95,7 +96,7 @@ pub(super) fn bind(
             unlink(dir.as_fd(), last, false).map_err(|x| failed("unlinkat", x))?;
         }
     }
-    let bound = files.in_directory(e, || Ok(sys::net::bind(fd, &of(&e.name))?));
+    let bound = files.in_directory(e, &view, || Ok(sys::net::bind(fd, &of(&e.name))?));
     let node =
         bound.and_then(|()| open_name(dir.as_fd(), last, OFlag::O_PATH | OFlag::O_NOFOLLOW, 0));
     if deleted || (moved && node.is_ok()) {
@@ -123,14 +124,35 @@ impl Files<'_> {
     }
 
     /// Runs `act` in the directory from which a relative name was bound.
-    fn in_directory<T>(&self, e: &UnixSkEntry, act: impl FnOnce() -> Result<T>) -> Result<T> {
+    fn in_directory<T>(
+        &self,
+        e: &UnixSkEntry,
+        view: &OwnedFd,
+        act: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let absolute = e.name.starts_with(b"/");
         match &e.name_dir {
+            _ if absolute
+                && sys::mount::id_of(view.as_fd(), c"")?
+                    != sys::mount::id_of(self.root()?, c"")? =>
+            {
+                // The path means something from another root.
+                let enter = |fd: BorrowedFd<'_>| {
+                    nix::unistd::fchdir(fd).map_err(|e| failed("fchdir", e))?;
+                    nix::unistd::chroot(".").map_err(|e| failed("chroot", e))
+                };
+                enter(view.as_fd())?;
+                let done = act();
+                enter(self.root()?)?;
+                done
+            }
             Some(dir) => {
-                let fd = super::super::path::directory(self.root_of(e.mnt_id)?, dir)
+                let fd = super::super::path::directory(view.as_fd(), dir)
                     .at(|| format!("{:?}", show(dir)))?;
                 self.with_cwd(fd.as_fd(), act)
             }
-            None => act(),
+            None if absolute => act(),
+            None => self.with_cwd(view.as_fd(), act),
         }
     }
 

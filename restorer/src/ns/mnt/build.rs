@@ -54,7 +54,9 @@ pub(super) fn failed(call: impl std::fmt::Display, e: nix::Error) -> Error {
 }
 
 fn open_path(path: &Path) -> Result<OwnedFd, Error> {
-    open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+    // Our working directory has moved to the images.
+    let path = &Path::new("/").join(path);
+    open(path.as_path(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
         .map_err(|e| failed(format_args!("open({})", path.display()), e))
 }
 
@@ -203,8 +205,9 @@ impl MntPlan {
         } else {
             build.groups()?;
         }
-        for (tree, fd) in self.trees.namespaces.iter().zip(&build.namespaces).skip(1) {
-            if let Some(fd) = fd {
+        let count = self.trees.namespaces.len();
+        for (tree, fd) in self.trees.namespaces.iter().zip(&build.namespaces) {
+            if let Some(fd) = fd.as_ref().filter(|_| count > 1) {
                 cx.made.put(NsKind::Mnt, tree.id, fd.as_fd())?;
             }
         }

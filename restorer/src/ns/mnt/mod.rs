@@ -22,6 +22,13 @@ pub(crate) struct MntPlan {
     compat: bool,
 }
 
+impl MntPlan {
+    /// Ids in the images of the root mounts of all namespaces.
+    pub(crate) fn root_mounts(&self) -> impl Iterator<Item = u32> {
+        self.trees.mounts.iter().filter(|m| m.parent.is_none()).map(|m| m.id)
+    }
+}
+
 /// Decides what is made.
 pub(crate) fn plan(cp: &Checkpoint, request: &Request) -> Result<Option<MntPlan>, Error> {
     let Some(root_ns) = own(cp, NsKind::Mnt) else { return Ok(None) };

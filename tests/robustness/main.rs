@@ -10,4 +10,5 @@ mod crowd;
 mod full_disk;
 mod hostile_images;
 mod killed_dumper;
+mod killed_pre_dump;
 mod killed_restore;

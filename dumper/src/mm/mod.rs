@@ -154,8 +154,10 @@ impl Collector {
     ) -> Result<Mm, crate::Error> {
         let path = format!("/proc/{pid}/smaps");
         let smaps = File::open(&path).map_err(|source| Error::Proc { path, source })?;
-        // The kernel gives a page at a time, whatever the size of the buffer.
-        let vmas = smaps::parse(BufReader::with_capacity(1 << 14, smaps))
+        // The kernel writes to a page of its own, and makes an entry that does not fit there any
+        // more once again for the next read: all page tables of a big area are walked twice. So it
+        // is asked for so little that there is room for one more entry.
+        let vmas = smaps::parse(BufReader::with_capacity(2560, smaps))
             .map_err(|source| Error::Smaps { pid, source })?;
         if vmas.is_empty() {
             return Err(Error::NoMemory { pid }.into());

@@ -1,7 +1,7 @@
 //! The process that restores, apart from the one that asked for it.
 //!
-//! [`run`] forks a *worker* in a session of its own, which makes and traces the tree. Its parent,
-//! the *front*, only waits. The tree dies with its tracer until it is let go, task by task; so
+//! [`run`] forks a *worker*, which makes and traces the tree. Its parent, the *front*, only waits.
+//! (The worker stays in the session and group of the front: jobs of a shell inherit them.) The tree dies with its tracer until it is let go, task by task; so
 //! whatever kills the front (a user's Ctrl-C, SIGKILL, a supervisor's timeout) leaves a worker
 //! behind that notices, and either takes all down or has let all go: never a half.
 //!
@@ -53,7 +53,6 @@ pub(crate) fn run(
     let child = || {
         // In the child's copy of the memory.
         drop(front.take());
-        let _ = worker::setsid();
         let result = work(front_pid);
         i32::from(report(&back, &result).is_err())
     };

@@ -36,11 +36,12 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
         ..Stats::default()
     };
     let mut dirty = Dirty::prepare(request, &dir, false)?;
-    warm_up()?;
+    warm_up(request.pid)?;
     let room = match request.prev_images_dir {
         None => Room::make(request.pid, &dir, stop),
         Some(_) => Room::default(),
     };
+    let dir = dir.look_ahead()?;
     let begun = Instant::now();
     let limits = Limits { deadline: deadline(request), stop: &|| stop.requested() };
     let mut freezer = request.freeze_cgroup.as_deref().map(Freezer::open).transpose()?;
@@ -111,12 +112,20 @@ pub(crate) fn dedup_parents(request: &Request, dir: &Dir) {
     }
 }
 
+/// Entries of `/proc` that are looked at beforehand.
+const SOME: usize = 256;
+
 /// Asks what does not depend on the tree before it is held.
-fn warm_up() -> Result<(), Error> {
+fn warm_up(pid: i32) -> Result<(), Error> {
     core::all_cpus()?;
     Lsm::detect();
     sys::worker::cpus();
     sys::cpuid::xsave_component(0);
+    // The kernel makes what it shows there when it is looked at for the first time.
+    for shown in ["fd", "fdinfo", "map_files"] {
+        let entries = std::fs::read_dir(format!("/proc/{pid}/{shown}")).into_iter().flatten();
+        entries.take(SOME).for_each(drop);
+    }
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! A directory of images.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::BufReader;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -29,6 +30,8 @@ pub const PARENT: &str = "parent";
 pub struct Dir {
     fd: Arc<OwnedFd>,
     path: PathBuf,
+    /// The images that were here, if that was asked for: others need not be removed.
+    old: Option<Arc<HashSet<Image>>>,
 }
 
 impl Dir {
@@ -44,7 +47,22 @@ impl Dir {
     /// Takes a directory that is open already; `path` is only for messages.
     #[must_use]
     pub fn from_fd(fd: OwnedFd, path: impl Into<PathBuf>) -> Self {
-        Self { fd: Arc::new(fd), path: path.into() }
+        Self { fd: Arc::new(fd), path: path.into(), old: None }
+    }
+
+    /// Looks now at what is here, which spares a system call for every image that will not be
+    /// written: in a dump, a frozen tree waits for those.
+    pub fn look_ahead(mut self) -> Result<Self> {
+        self.old = Some(Arc::new(self.images()?.into_iter().collect()));
+        Ok(self)
+    }
+
+    /// Removes an image of an older dump if there is one.
+    pub(crate) fn remove_old(&self, image: Image) -> Result<()> {
+        match &self.old {
+            Some(old) if !old.contains(&image) => Ok(()),
+            _ => self.remove_file(&image.file_name()),
+        }
     }
 
     /// Path by which it was opened, for messages.

@@ -111,7 +111,7 @@ impl Writer {
     pub fn finish(mut self) -> Result<u64> {
         match &mut self.out {
             Some(out) => out.flush().map_err(Error::io(&self.file, "write"))?,
-            None => self.dir.remove_file(&self.file)?,
+            None => self.dir.remove_old(self.image)?,
         }
         Ok(self.entries)
     }

@@ -25,7 +25,8 @@ pub(crate) use make::Outside;
 use super::{Cx, enter, external, own};
 use crate::{Error, Request};
 use images::checkpoint::{Checkpoint, Net, NsKind};
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
@@ -170,33 +171,71 @@ impl NetPlan {
         Ok(outside)
     }
 
-    /// The root task's namespaces, by their ids.
+    /// The namespaces by their ids: given ones are ours, the root task is in its own, and it
+    /// holds the others in the order of the plan.
     fn find(&self, root: i32, least: RawFd) -> Result<HashMap<u32, OwnedFd>, Error> {
-        let dir = format!("/proc/{root}/fd");
-        let failed = |what: &str, e: &std::io::Error| sys::Error::io(what, e);
-        let own = "/proc/self/ns/net";
-        let nsfs = std::fs::metadata(own).map_err(|e| failed(own, &e))?.dev();
-        let mut numbers = Vec::new();
-        for entry in std::fs::read_dir(&dir).map_err(|e| failed(&dir, &e))? {
-            let entry = entry.map_err(|e| failed(&dir, &e))?;
-            let number = entry.file_name().to_str().and_then(|n| n.parse::<RawFd>().ok());
-            let Some(number) = number.filter(|n| *n >= least) else { continue };
-            // By what it is, not by its link: that names the place where one is mounted.
-            let nsfs = std::fs::metadata(entry.path()).is_ok_and(|m| m.dev() == nsfs);
-            if nsfs && File::open(entry.path()).is_ok_and(|f| is_net(f.as_fd())) {
-                numbers.push(number);
+        let open = |path: String| {
+            let file = File::open(&path).and_then(|f| Ok((f.metadata()?.ino(), OwnedFd::from(f))));
+            file.map_err(|e| Error::from(sys::Error::io(format_args!("open({path})"), &e)))
+        };
+        // Ours is inherited by the root task, as may be what we were given besides.
+        let (own, own_fd) = open("/proc/self/ns/net".into())?;
+        let mut seen = HashSet::from([own]);
+        let mut found = HashMap::new();
+        for one in &self.namespaces {
+            let path = match one.from {
+                From::Given(fd) => format!("/proc/self/fd/{fd}"),
+                _ if one.root => format!("/proc/{root}/ns/net"),
+                _ => continue,
+            };
+            let (ino, fd) = open(path)?;
+            seen.insert(ino);
+            found.insert(one.id, fd);
+        }
+        let mut held = self.held(root, least, own_fd.as_fd(), seen)?.into_iter();
+        for one in &self.namespaces {
+            if let Entry::Vacant(place) = found.entry(one.id) {
+                let lost = || Error::NetNs("the root task has lost track of them".into());
+                place.insert(held.next().ok_or_else(lost)?);
             }
         }
-        numbers.sort_unstable();
-        if numbers.len() != self.namespaces.len() {
-            return Err(Error::NetNs("the root task has lost track of them".into()));
+        Ok(found)
+    }
+
+    /// Namespaces that the root task holds at `least` and above, none of which is `seen`.
+    fn held(
+        &self,
+        root: i32,
+        least: RawFd,
+        own: BorrowedFd<'_>,
+        mut seen: HashSet<u64>,
+    ) -> Result<Vec<OwnedFd>, Error> {
+        let dir = format!("/proc/{root}/fd");
+        let failed = |what: &str, e: &std::io::Error| sys::Error::io(what, e);
+        let nsfs = nix::sys::stat::fstat(own)
+            .map_err(|e| sys::Error::new("fstat(/proc/self/ns/net)", e as i32))?
+            .st_dev;
+        let mut numbers = Vec::new();
+        for entry in std::fs::read_dir(&dir).map_err(|e| failed(&dir, &e))? {
+            let name = entry.map_err(|e| failed(&dir, &e))?.file_name();
+            numbers.extend(name.to_str().and_then(|n| n.parse::<RawFd>().ok()));
         }
-        let open = |(one, number): (&One, &RawFd)| {
+        numbers.retain(|n| *n >= least);
+        numbers.sort_unstable();
+        let mut held = Vec::new();
+        for number in numbers {
             let path = format!("{dir}/{number}");
+            // By what it is, not by its link: that names the place where one is mounted.
+            let Ok(meta) = std::fs::metadata(&path) else { continue };
+            if meta.dev() != nsfs || seen.contains(&meta.ino()) {
+                continue;
+            }
             let file = File::open(&path).map_err(|e| failed(&path, &e))?;
-            Ok((one.id, file.into()))
-        };
-        self.namespaces.iter().zip(&numbers).map(open).collect()
+            if is_net(file.as_fd()) && seen.insert(meta.ino()) {
+                held.push(file.into());
+            }
+        }
+        Ok(held)
     }
 }
 

@@ -159,6 +159,28 @@ fn a_refused_dump_harms_no_connection() {
 }
 
 #[test]
+fn a_killed_dump_leaves_no_lock() {
+    let pair = Pair::of(("4", "client", "stream"), false).expect("IPv4");
+    let images = pair.images();
+    let script = pair.sandbox.path("script").display().to_string();
+    let there = pair.sandbox.path("there");
+    let text = format!(
+        "#!/bin/sh\n[ $CRTOOLS_SCRIPT_ACTION != post-dump ] || {{ touch {}; sleep 1000; }}\n",
+        there.display()
+    );
+    fs::write(&script, text).expect("script");
+    pair.sandbox.shell(&format!("chmod +x {script}"));
+    let mut command = pair.sandbox.command(&Criu::ours().path, "dump.out");
+    command.args(["dump", "--tcp-established", "-t", &pair.pid, "-D"]).arg(&images);
+    let child = command.args(["--action-script", &script]).spawn().expect("nsenter");
+    wait_for(LIMIT, || there.exists().then_some(())).expect("post-dump");
+    assert!(pair.sandbox.shell("nft list ruleset").contains("CRIU-"));
+    pair.sandbox.shell("kill -9 $(pgrep -x criu | head -1)");
+    pair.sandbox.wait(child, LIMIT);
+    pair.finish().expect("both go on");
+}
+
+#[test]
 fn a_connection_left_running_goes_on() {
     let pair = Pair::of(("6", "server", "stream"), false).expect("IPv6");
     let options = ["--tcp-established", "--leave-running"];

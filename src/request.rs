@@ -306,7 +306,8 @@ fn absolute(path: Option<&Path>) -> Option<PathBuf> {
 /// `--external`, with the old spellings that mean the same.
 fn external(raw: &Raw) -> Vec<String> {
     let unix = raw.ext_unix_ids.iter().map(|ino| format!("unix[{ino}]"));
-    raw.external.iter().cloned().chain(unix).collect()
+    let veth = raw.veth_pair.iter().map(|(inner, outer)| format!("veth[{inner}]:{outer}"));
+    raw.external.iter().cloned().chain(unix).chain(veth).collect()
 }
 
 #[cfg(test)]

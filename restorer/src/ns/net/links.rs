@@ -97,8 +97,10 @@ impl Links {
                     String::new()
                 }
             };
+            let moved = given(request, "netdev", name);
             let how = match entry.r#type() {
                 NdType::Loopback => How::Exists,
+                _ if moved.is_some() => How::Moved(moved.unwrap_or_default().to_owned()),
                 NdType::Tun => How::Tun,
                 NdType::Veth => match peer.filter(|p| all[*p].r#type() == NdType::Veth && *p != at)
                 {

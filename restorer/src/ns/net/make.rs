@@ -88,7 +88,10 @@ pub(super) fn links(all: &Links, made: &HashMap<u32, OwnedFd>) -> Result<Outside
                 let ns = ns.as_raw_fd().cast_unsigned();
                 host.order(&links::create(link, Some(lower), None).u32(IFLA_NET_NS_FD, ns))?;
             }
-            How::Moved(name) => move_inside(&mut host, name, &link.entry, ns)?,
+            How::Moved(name) => {
+                move_inside(&mut host, name, &link.entry, ns)?;
+                route.order(&links::dress(&link.entry))?;
+            }
             How::Tun => netlink::in_net_ns(ns.as_fd(), || super::tun::make(&link.entry))??,
         }
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Mount namespaces.
 
-use crate::Subject;
+use crate::support::{Criu, LIMIT, Sandbox, Subject, dump, restore, subject};
 
 /// Stock's tar keeps neither extended attributes nor fractions of seconds.
 const NO_XATTRS: &str = "its archives have no extended attributes";
@@ -99,4 +99,44 @@ fn mounts_from_outside_need_a_key() {
         .prepare(OUTSIDE)
         .refused("/etc/hostname doesn't have a proper root mount (tmpfs /file); try --external")
         .check();
+}
+
+/// Mounts outside, temporary files, tasks.
+fn outside(sandbox: &Sandbox) -> String {
+    sandbox.shell("cut -d' ' -f4- /proc/self/mountinfo; ls -A /tmp | grep -v ^amber; ls /proc | grep -c ^[0-9]")
+}
+
+#[test]
+fn a_restore_that_fails_leaves_no_mount() {
+    let sandbox = Sandbox::new("mounts");
+    sandbox.shell("mkdir root && mount --bind / root && mount --make-private root");
+    let dir = sandbox.dir().to_str().expect("utf-8").to_owned();
+    sandbox.start_in("pid,mnt", &subject("mounts"), &[&dir]);
+    let heard = sandbox.hear(&["ready", "bad", "skip"], LIMIT).expect("never got ready");
+    assert!(heard.starts_with("ready"), "{heard}");
+    let images = sandbox.path("images");
+    std::fs::create_dir(&images).expect("images");
+    let pid = sandbox.root_pid().expect("pid");
+    dump(&sandbox, &Criu::ours(), &pid, &images, &[]).expect("dump");
+    let root = sandbox.path("root");
+    let args = ["--root", root.to_str().expect("utf-8")];
+    let archives: Vec<_> = std::fs::read_dir(&images)
+        .expect("images")
+        .map(|entry| entry.expect("entry").path())
+        .filter(|path| path.to_string_lossy().contains("tmpfs-dev"))
+        .collect();
+    assert!(archives.len() > 5, "{archives:?}");
+    let before = outside(&sandbox);
+    for (n, archive) in archives.iter().enumerate().step_by(3) {
+        let whole = std::fs::read(archive).expect("archive");
+        std::fs::write(archive, &whole[..whole.len() * n / archives.len()]).expect("archive");
+        let said = restore(&sandbox, &Criu::ours(), &images, &args).expect_err("a cut archive");
+        assert!(said.contains("tmpfs-dev"), "{said}");
+        sandbox.empty().expect("no task");
+        assert_eq!(outside(&sandbox), before);
+        std::fs::write(archive, &whole).expect("archive");
+    }
+    let said = restore(&sandbox, &Criu::ours(), &images, &[]).expect_err("no --root");
+    assert!(said.contains("--root option is required"), "{said}");
+    restore(&sandbox, &Criu::ours(), &images, &args).expect("whole images");
 }

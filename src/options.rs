@@ -2,6 +2,7 @@
 //! what the help says. The parsers of the command line and of config files, the usage text and
 //! whatever else needs to know options are all driven by [`OPTIONS`].
 
+use images::pages::{Codec, Compression};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -74,6 +75,9 @@ pub(crate) struct Raw {
     pub(crate) log_pid: bool,
     pub(crate) verbosity: u8,
     pub(crate) display_stats: bool,
+    pub(crate) compress: Option<Compress>,
+    pub(crate) compress_threads: Option<usize>,
+    pub(crate) memory_budget: Option<u64>,
     pub(crate) track_mem: bool,
     pub(crate) page_server: bool,
     pub(crate) auto_dedup: bool,
@@ -138,6 +142,42 @@ pub(crate) enum NetworkLock {
 pub(crate) enum FileValidation {
     FileSize,
     BuildId,
+}
+
+/// `--compress`: how pages are compressed, `none` for not at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Compress(pub(crate) Option<Compression>);
+
+/// `CODEC`, `CODEC:LEVEL`, `:LEVEL` or nothing.
+fn compress(raw: &mut Raw, value: Option<&OsStr>) -> Result<(), Bad> {
+    let value = value.map_or(Ok(""), |value| text(Some(value)))?;
+    let (codec, level) = value.split_once(':').map_or((value, None), |(c, l)| (c, Some(l)));
+    let codec = match codec {
+        "zstd" | "" => Codec::Zstd,
+        "lz4" => Codec::Lz4,
+        "none" if level.is_none() => {
+            raw.compress = Some(Compress(None));
+            return Ok(());
+        }
+        _ => return Err(Bad::Value),
+    };
+    let mut how = Compression::of(codec);
+    if let Some(level) = level {
+        how.level = level.parse().map_err(|_| Bad::Value)?;
+    }
+    let levels = match codec {
+        Codec::Zstd => -7..=22,
+        Codec::Lz4 => 1..=1,
+    };
+    if !levels.contains(&how.level) {
+        let (least, most) = (levels.start(), levels.end());
+        return Err(Bad::Says(format!(
+            "--compress: level {} is not in {least}..{most}",
+            how.level
+        )));
+    }
+    raw.compress = Some(Compress(Some(how)));
+    Ok(())
 }
 
 /// `--cpu-cap`: what of the processor is written and compared.
@@ -603,6 +643,13 @@ pub(crate) static OPTIONS: &[Opt] = &[
         "free what is not needed any more: on dump from the previous images, on restore from these"),
     opt("pre-dump-mode", None, Value(pre_dump_mode), Memory, "MODE",
         "'splice' (default) or 'read'"),
+    opt("compress", None, Maybe(compress), Memory, "CODEC",
+        "compress pages: zstd[:LEVEL] (default: zstd:1), lz4, none; CRIU cannot read them"),
+    opt("compress-threads", None,
+        Value(|r, v| { r.compress_threads = Some(number(v)?); Ok(()) }), Memory, "N",
+        "threads that compress (default: one for each processor)"),
+    opt("memory-budget", None, Value(|r, v| { r.memory_budget = Some(size(v)?); Ok(()) }), Memory,
+        "SIZE", "what pages on their way to images may take (default: 128M)"),
 
     opt("address", None, Text(|r| &mut r.address), Servers, "ADDR",
         "address of the server or service"),

@@ -19,6 +19,9 @@ pub(crate) enum Command {
     Service,
     Swrk,
     Dedup,
+    Compress,
+    Decompress,
+    Verify,
     CpuinfoDump,
     CpuinfoCheck,
     Exec,
@@ -27,7 +30,7 @@ pub(crate) enum Command {
 
 impl Command {
     /// Those of one word.
-    const WORDS: [(&str, Self); 11] = [
+    const WORDS: [(&str, Self); 14] = [
         ("dump", Self::Dump),
         ("pre-dump", Self::PreDump),
         ("restore", Self::Restore),
@@ -37,6 +40,9 @@ impl Command {
         ("service", Self::Service),
         ("swrk", Self::Swrk),
         ("dedup", Self::Dedup),
+        ("compress", Self::Compress),
+        ("decompress", Self::Decompress),
+        ("verify", Self::Verify),
         ("exec", Self::Exec),
         ("show", Self::Show),
     ];
@@ -209,6 +215,12 @@ pub(crate) fn dump(raw: &Raw, dirs: &Dirs) -> Result<dumper::Request, Error> {
     request.cgroup_props = cgroup_props(raw)?;
     request.cgroup_controllers.clone_from(&raw.cgroup_dump_controller);
     request.cgroup_yard = absolute(raw.cgroup_yard.as_deref());
+    request.storing.compression = raw.compress.and_then(|c| c.0);
+    let compresses = request.storing.compression.is_some();
+    request.storing.threads = raw.compress_threads.filter(|_| compresses).unwrap_or(0);
+    if let Some(budget) = raw.memory_budget {
+        request.storing.budget = budget;
+    }
     request.track_mem = raw.track_mem;
     request.orphan_pts_master = raw.orphan_pts_master;
     request.prev_images_dir.clone_from(&raw.prev_images_dir);

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 
+use images::pages::{Codec, Compression};
 use nix::errno::Errno;
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
@@ -44,6 +45,9 @@ pub(crate) fn run(
         Command::Dump => dump(raw, place, client).map(|()| Done::Code(0)),
         Command::PreDump => pre_dump(raw, place, client).map(|()| Done::Code(0)),
         Command::Dedup => dedup(place).map(|()| Done::Code(0)),
+        Command::Compress => convert(raw, place, true).map(|()| Done::Code(0)),
+        Command::Decompress => convert(raw, place, false).map(|()| Done::Code(0)),
+        Command::Verify => verify(raw, place).map(|()| Done::Code(0)),
         Command::Restore => restore(raw, place, client).map(Done::Restored),
         Command::Check => Ok(Done::Code(check(raw))),
         Command::CpuinfoDump => cpuinfo::dump(&place.dirs.images).map(|()| Done::Code(0)),
@@ -125,6 +129,30 @@ fn dedup(place: &Place) -> anyhow::Result<()> {
     let chain = images::pages::Chain::open(&images::Dir::open(&place.dirs.images)?)?;
     let pages = images::pages::dedup(&chain)?;
     log::info!("Deduplicated {pages} pages");
+    Ok(())
+}
+
+/// Compresses the pages of images, as `--compress` says (zstd if it says nothing), or decompresses.
+fn convert(raw: &Raw, place: &Place, compress: bool) -> anyhow::Result<()> {
+    let dir = images::Dir::open(&place.dirs.images)?;
+    let given = raw.compress.map_or_else(|| Some(Compression::of(Codec::Zstd)), |c| c.0);
+    let to = given.filter(|_| compress);
+    let threads = raw.compress_threads.filter(|n| *n > 0).unwrap_or_else(sys::worker::cpus);
+    let images = images::pages::convert(&dir, to, threads)?;
+    log::info!("{images} pages images converted");
+    Ok(())
+}
+
+/// Compares images with their manifest.
+fn verify(raw: &Raw, place: &Place) -> anyhow::Result<()> {
+    let dir = images::Dir::open(&place.dirs.images)?;
+    let threads = raw.compress_threads.filter(|n| *n > 0).unwrap_or_else(sys::worker::cpus);
+    let (files, bad) = images::manifest::verify(&dir, threads)?;
+    for bad in &bad {
+        log::error!("{bad}");
+    }
+    anyhow::ensure!(bad.is_empty(), "{} of {files} images are not what they were", bad.len());
+    log::info!("{files} images are what they were");
     Ok(())
 }
 

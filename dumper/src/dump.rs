@@ -14,11 +14,12 @@ use crate::task::seccomp::Filters;
 use crate::task::{cgroup, ids, inside};
 use crate::tree::{self, Task, Tree};
 use crate::{Error, Leave, Request, Stats, finish, inventory, mm, pages};
-use images::proto::{FdinfoEntry, FsEntry, PstreeEntry};
-use images::{Dir, Image};
+use images::proto::{AmberFileEntry, FdinfoEntry, FsEntry, PstreeEntry};
+use images::{Dir, Image, manifest};
 use parasite::{Frozen, Limits};
 use std::collections::HashSet;
 use std::rc::Rc;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use sys::net_lock::Method;
 
@@ -28,6 +29,8 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
     run_hook(hooks, Action::PreDump, request)?;
     // Its presence is what makes a directory a complete dump.
     dir.remove_file(&Image::Inventory.file_name())?;
+    manifest::remove(&dir)?;
+    let known = Mutex::default();
     // Readers of the stats expect these even when there is no shared memory.
     let mut stats = Stats {
         shpages_scanned: Some(0),
@@ -38,8 +41,8 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
     let mut dirty = Dirty::prepare(request, &dir, false)?;
     warm_up(request.pid)?;
     let room = match request.prev_images_dir {
-        None => Room::make(request.pid, &dir, stop),
-        Some(_) => Room::default(),
+        None if request.storing.compression.is_none() => Room::make(request.pid, &dir, stop),
+        _ => Room::default(),
     };
     let dir = dir.look_ahead()?;
     let begun = Instant::now();
@@ -57,7 +60,13 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
     let saved = locked
         .and_then(|run_id| Ok((run_id, with_ext_files(request, hooks)?)))
         .and_then(|(run_id, request)| {
-            let control = Control { stop, progress: hooks.progress(), room: Some(&room) };
+            let control = Control {
+                stop,
+                progress: hooks.progress(),
+                room: Some(&room),
+                storing: request.storing,
+                files: Some(&known),
+            };
             let around =
                 Around { run_id: &run_id, lock: network.method(), freezer: freezer.as_ref() };
             let files =
@@ -86,9 +95,20 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
         Ok(run_id) => run_id,
         Err(e) => return Err(failed(e, &dir, stop)?),
     };
+    write_manifest(&dir, known);
     dirty.keep(&run_id);
     dedup_parents(request, &dir);
     Ok(stats)
+}
+
+/// Writes down what the images are. They are complete, and the tasks are not held any more: nothing
+/// that fails here may fail the dump.
+fn write_manifest(dir: &Dir, known: Mutex<Vec<AmberFileEntry>>) {
+    let known = known.into_inner().unwrap_or_default();
+    if let Err(e) = manifest::write(dir, known) {
+        log::warn!("no manifest: {e}");
+        let _ = manifest::remove(dir);
+    }
 }
 
 /// Takes back what tells that the images are complete.

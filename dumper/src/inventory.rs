@@ -4,6 +4,7 @@ use crate::ns::Namespaces;
 use crate::task::cgroup::OWN_SET;
 use crate::task::creds::Lsm;
 use crate::{Error, PreDumpMode, Request};
+use images::pages::COMPRESSED_VERSION;
 use images::proto::{InventoryEntry, Lsmtype, PluginsEntry};
 use images::{Dir, Image};
 use parasite::proc;
@@ -52,7 +53,10 @@ pub(crate) fn write(dir: &Dir, request: &Request, run_id: &str, lock: Method) ->
         Lsm::Apparmor => Lsmtype::Apparmor,
     };
     let entry = InventoryEntry {
-        img_version: IMG_VERSION,
+        img_version: match request.storing.compression {
+            None => IMG_VERSION,
+            Some(_) => COMPRESSED_VERSION,
+        },
         fdinfo_per_id: Some(true),
         root_ids: Some(Namespaces::own_ids()),
         ns_per_id: Some(true),

@@ -33,7 +33,11 @@ use parasite::proc;
 pub use hooks::{Action, Hooks, NoHooks, Progress};
 pub use ns::mnt::MountOptions;
 pub use pages::dirty::{Tracking, tracking};
-pub use request::{CgroupProps, FileValidation, Leave, NetworkLock, PreDumpMode, Request};
+pub use request::{CgroupProps, FileValidation, Leave, NetworkLock, PreDumpMode, Request, Storing};
+
+/// For `cargo bench`.
+#[doc(hidden)]
+pub use pages::bench;
 
 /// Parsers of what the kernel says, for fuzzing.
 #[doc(hidden)]

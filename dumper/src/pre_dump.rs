@@ -17,6 +17,7 @@ use std::time::Instant;
 pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Result<Stats, Error> {
     let dir = Dir::open(&request.images_dir)?;
     dir.remove_file(&Image::Inventory.file_name())?;
+    images::manifest::remove(&dir)?;
     let mut stats = Stats::default();
     let mut dirty = Dirty::prepare(request, &dir, true)?;
     let begun = Instant::now();
@@ -35,7 +36,13 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
     }
     drop(frozen);
     stats.frozen_time = micros(still.elapsed());
-    let control = Control { stop, progress: hooks.progress(), room: None };
+    let control = Control {
+        stop,
+        progress: hooks.progress(),
+        room: None,
+        storing: request.storing,
+        files: None,
+    };
     let begun = Instant::now();
     let lost = Lost::default();
     pages::dump_live(&mms, &lost, &dir, control, &mut stats)?;

@@ -2,6 +2,7 @@
 //! config file, RPC).
 
 use crate::MountOptions;
+use images::pages::Compression;
 use std::path::PathBuf;
 
 /// What becomes of the tasks once the images are complete.
@@ -58,6 +59,23 @@ pub struct CgroupProps {
     pub replace: bool,
     /// Names of the properties.
     pub properties: Vec<String>,
+}
+
+/// How contents of memory are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Storing {
+    /// Pages images are compressed (`--compress`).
+    pub compression: Option<Compression>,
+    /// Threads that move and compress, 0 for as many as there are processors (`--compress-threads`).
+    pub threads: usize,
+    /// Bytes that contents on their way may take (`--memory-budget`).
+    pub budget: u64,
+}
+
+impl Default for Storing {
+    fn default() -> Self {
+        Self { compression: None, threads: 0, budget: 128 << 20 }
+    }
 }
 
 /// A dump, as asked for.
@@ -127,6 +145,8 @@ pub struct Request {
     pub cgroup_controllers: Vec<String>,
     /// Where the hierarchies are mounted, each at the name of its controllers (`--cgroup-yard`).
     pub cgroup_yard: Option<PathBuf>,
+    /// How contents of memory are stored.
+    pub storing: Storing,
     /// Dirty tracking is turned on (`--track-mem`).
     pub track_mem: bool,
     /// Directory of the previous dump, relative to `images_dir` (`--prev-images-dir`).
@@ -172,6 +192,7 @@ impl Request {
             cgroup_props: Vec::new(),
             cgroup_controllers: Vec::new(),
             cgroup_yard: None,
+            storing: Storing::default(),
             track_mem: false,
             prev_images_dir: None,
             auto_dedup: false,

@@ -20,7 +20,6 @@ impl Stop {
     }
 
     /// Watches the present parent of this process.
-    #[cfg(test)]
     pub fn watching_parent() -> Self {
         Self::watching(std::os::unix::process::parent_id())
     }

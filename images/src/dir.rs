@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use nix::dir::Dir as Listing;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
+use nix::fcntl::{AtFlags, OFlag, openat, readlinkat, renameat};
 use nix::sys::stat::{Mode, SFlag, fstatat};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
@@ -124,6 +124,25 @@ impl Dir {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
             Err(errno) => Err(Error::io(name, "unlink")(errno)),
         }
+    }
+
+    /// Gives a file another name, in the place of one that has it.
+    pub fn rename(&self, from: &str, to: &str) -> Result<()> {
+        renameat(&*self.fd, from, &*self.fd, to).map_err(Error::io(to, "rename"))
+    }
+
+    /// Names of all files that are here, in order.
+    pub fn file_names(&self) -> Result<Vec<String>> {
+        let failed = |errno| Error::io(&self.path.to_string_lossy(), "readdir")(errno);
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let mut listing = Listing::openat(&*self.fd, ".", flags, Mode::empty()).map_err(failed)?;
+        let mut names = Vec::new();
+        for entry in listing.iter() {
+            let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
+            names.push(name);
+        }
+        names.sort_unstable();
+        Ok(names)
     }
 
     /// Begins to write an image.

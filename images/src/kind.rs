@@ -303,6 +303,8 @@ images! {
     PosixTimers(n: u32), "posix-timers-{}.img", "POSIX_TIMERS", 0x5260_3957, Normal, Many, ["posix_timer_entry"], Always, Deprecated;
     /// `amber-N.img`, N = virtual pid: what CRIU has no image for. Only written when there is some.
     Amber(n: u32), "amber-{}.img", "AMBER", 0x414d_4252, Normal, One, ["amber_task_entry"], Lazy, Current;
+    /// `amber-manifest.img`: what all files were when the checkpoint was complete.
+    Manifest, "amber-manifest.img", "AMBER_MANIFEST", 0x414d_4d46, Normal, Many, ["amber_file_entry"], Always, Current;
     /// `stats-dump`.
     StatsDump, "stats-dump", "STATS", 0x5709_3306, Service, One, ["stats_entry"], Always, Current;
     /// `stats-restore`.

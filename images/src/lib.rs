@@ -12,6 +12,7 @@ pub mod crit;
 mod dir;
 mod error;
 mod kind;
+pub mod manifest;
 pub mod pages;
 mod reader;
 mod required;

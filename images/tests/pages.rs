@@ -212,3 +212,118 @@ fn pages_that_newer_images_have_are_given_back() {
     let oldest: Vec<u8> = load(&dirs[0]).unwrap().into_iter().flatten().collect();
     assert_eq!(oldest, [0, 11, 0, 13, 0]);
 }
+
+mod compressed {
+    use super::*;
+    use images::pages::{Codec, Compression, Encoder, FRAME, FrameWriter, convert};
+    use std::os::unix::fs::FileExt;
+    use std::sync::Arc;
+
+    /// Words that compress well, and some that do not.
+    fn contents() -> Vec<u8> {
+        let mut x = 1u64;
+        let mut word = |i: usize| {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            if (i / 100_000).is_multiple_of(2) { x % 7 } else { x }
+        };
+        (0..(3 * FRAME + 8192) / 8).flat_map(|i| word(i).to_le_bytes()).collect()
+    }
+
+    /// A directory with an image of these contents, made by two threads that come in any order.
+    fn image(how: Compression) -> (tempfile::TempDir, Dir, Vec<u8>) {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(temp.path()).unwrap();
+        let images = PageImages::new(dir.clone()).compressed(Some(how));
+        let mut sink = images.create(SET).unwrap();
+        let contents = contents();
+        sink.reserve(0x10000, contents.len() as u64 / PAGE_SIZE, PageFlags::empty()).unwrap();
+        let name = sink.pages_name().to_owned();
+        let writer = FrameWriter::new(Arc::clone(sink.file()), name, how.codec, 1);
+        let half = |odd: usize, may_wait| {
+            let mut encoder = Encoder::new(how).unwrap();
+            for (i, piece) in contents.chunks(FRAME).enumerate().filter(|(i, _)| i % 2 == odd) {
+                let at = (i * FRAME) as u64;
+                let done = encoder.encode(piece).unwrap();
+                writer.put(at, piece.len() as u64, done, may_wait).unwrap();
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| half(1, true));
+            half(0, false);
+        });
+        writer.finish().unwrap();
+        sink.close().unwrap();
+        (temp, dir, contents)
+    }
+
+    fn read(dir: &Dir) -> Result<Vec<u8>, String> {
+        let source = Chain::open(dir).and_then(|c| c.load(SET)).map_err(|e| e.to_string())?;
+        let source = source.ok_or("no pagemap")?;
+        let mut all = vec![0; contents().len()];
+        source.read_at(0x10000, &mut all).map_err(|e| e.to_string())?;
+        let mut some = [0; 100];
+        source.read_at(0x10000 + FRAME as u64 - 50, &mut some).map_err(|e| e.to_string())?;
+        assert_eq!(some[..], all[FRAME - 50..FRAME + 50]);
+        Ok(all)
+    }
+
+    #[test]
+    fn what_is_read_is_what_was_written() {
+        for codec in Codec::ALL {
+            let (temp, dir, contents) = image(Compression::of(codec));
+            assert_eq!(read(&dir).unwrap(), contents);
+            let name = codec.file_name("pages-1.img");
+            let len = std::fs::metadata(temp.path().join(name)).unwrap().len();
+            assert!(len < contents.len() as u64 * 3 / 4, "{codec:?}: {len}");
+        }
+    }
+
+    #[test]
+    fn torn_and_altered_images_are_noticed() {
+        for codec in Codec::ALL {
+            let name = codec.file_name("pages-1.img");
+            let (temp, dir, contents) = image(Compression::of(codec));
+            let path = temp.path().join(&name);
+            let whole = std::fs::read(&path).unwrap();
+            for len in [0, 5, whole.len() / 2, whole.len() - 1] {
+                std::fs::write(&path, &whole[..len]).unwrap();
+                let error = read(&dir).unwrap_err();
+                assert!(error.starts_with(&name) && error.contains("torn"), "{error}");
+            }
+            let file = std::fs::File::options().write(true).open(&path).unwrap();
+            for at in [whole.len() / 3, 200, whole.len() - 20] {
+                std::fs::write(&path, &whole).unwrap();
+                file.write_all_at(&[!whole[at]], at as u64).unwrap();
+                assert!(read(&dir).map_or(true, |got| got != contents || at > whole.len() - 100));
+            }
+            std::fs::write(&path, &whole).unwrap();
+            file.write_all_at(&[!whole[300]], 300).unwrap();
+            let error = read(&dir).unwrap_err();
+            assert!(error.contains("bytes 0 to") && error.contains("damaged"), "{error}");
+        }
+    }
+
+    #[test]
+    fn directories_are_converted_both_ways() {
+        let (temp, dir, contents) = image(Compression::of(Codec::Zstd));
+        for to in [Some(Codec::Lz4), None, Some(Codec::Zstd), None] {
+            let how = to.map(Compression::of);
+            assert_eq!(convert(&dir, how, 2).unwrap(), 1);
+            assert_eq!(convert(&dir, how, 2).unwrap(), 0);
+            assert_eq!(read(&dir).unwrap(), contents);
+            assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 2, "{to:?}");
+        }
+        assert_eq!(std::fs::read(temp.path().join("pages-1.img")).unwrap(), contents);
+    }
+
+    #[test]
+    fn an_older_plain_image_is_not_taken_for_a_new_compressed_one() {
+        let (_temp, dir, contents) = image(Compression::of(Codec::Lz4));
+        convert(&dir, None, 1).unwrap();
+        let images = PageImages::new(dir.clone()).compressed(Some(Compression::of(Codec::Zstd)));
+        images.create(SET).unwrap().close().unwrap();
+        assert!(read(&dir).is_ok_and(|got| got != contents && got.iter().all(|b| *b == 0)));
+    }
+}

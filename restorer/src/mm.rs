@@ -4,7 +4,7 @@
 //! the pages images: no copies, no moves. That works as the blob has unmapped all that was in the
 //! way, and needs only its arena.
 
-mod fill;
+pub(crate) mod fill;
 
 use crate::execute::arena;
 use crate::facts::{Facts, Range, TASK_SIZE};
@@ -15,7 +15,7 @@ use crate::task::amber;
 use images::checkpoint::{Checkpoint, Live, VmaStatus};
 use images::pages::{Origin, PageSource};
 use images::proto::{AmberVmaEntry, MmEntry, VmaEntry};
-use parasite_abi::restore::{Op, What};
+use parasite_abi::restore::{Op, Stage, What};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::RawFd;
 
@@ -136,6 +136,8 @@ pub(crate) struct Space {
     pub(crate) jumps: Option<Vec<(u64, Vec<u8>)>>,
     /// Memory that is filled in the arena before the forks, by final address.
     pub(crate) premaps: Vec<Premap>,
+    /// Contents are compressed, here or in another task: the coordinator fills them in.
+    pub(crate) from_outside: bool,
     /// Memory may consist of huge pages where they fit.
     pub(crate) huge: bool,
 }
@@ -153,8 +155,14 @@ pub(crate) fn common_hole<'a>(
 /// Plans an address space with an arena, and checks everything that can be checked beforehand.
 pub(crate) fn plan(live: &Live, facts: &Facts, arena: Range) -> Result<Space, crate::Error> {
     check(live)?;
-    let mut space =
-        Space { arena, vdso: Vec::new(), jumps: None, premaps: Vec::new(), huge: facts.huge };
+    let mut space = Space {
+        arena,
+        vdso: Vec::new(),
+        jumps: None,
+        premaps: Vec::new(),
+        from_outside: false,
+        huge: facts.huge,
+    };
     plan_vdso(live, facts, &mut space)?;
     Ok(space)
 }
@@ -301,6 +309,9 @@ pub(crate) fn steps(
         }
     }
     fill::fill(live, space, fds, places, script, data)?;
+    if space.from_outside {
+        script.stage(Stage::RestoreMemory);
+    }
     for (addr, code) in space.jumps.iter().flatten() {
         let from = data.put(code)?;
         script.op(What::Vdso, Op::Copy, [*addr, from, code.len() as u64]);

@@ -315,11 +315,18 @@ pub fn directions(ours: &Criu, stock: Option<&Criu>) -> Vec<(Criu, Criu)> {
         all.push((ours.clone(), stock.clone()));
         all.push((stock.clone(), ours.clone()));
     }
+    // Compressed images are not for stock.
+    all.retain(|(dump, restore)| compression().is_none() || dump == restore);
     // AMBER_DIRECTION="stock -> ours" runs only that one.
     if let Ok(only) = std::env::var("AMBER_DIRECTION") {
         all.retain(|(dump, restore)| format!("{} -> {}", dump.name, restore.name) == only);
     }
     all
+}
+
+/// `AMBER_COMPRESS=zstd:3`: all dumps by ours are compressed like this.
+fn compression() -> Option<String> {
+    std::env::var("AMBER_COMPRESS").ok().filter(|codec| codec != "none")
 }
 
 /// `criu dump` of the tree of `pid`.
@@ -354,6 +361,10 @@ fn save(
 ) -> Result<(), String> {
     let dir = images.to_str().expect("utf-8");
     let mut args = vec![verb, "-v4", "-o", "dump.log", "-D", dir, "-t", pid];
+    let compress = compression().map(|codec| format!("--compress={codec}"));
+    if criu.name == "ours" {
+        args.extend(compress.as_deref());
+    }
     args.extend(more);
     let ended = sandbox.run(&criu.path, &args, "dump.out");
     if ended.success() {

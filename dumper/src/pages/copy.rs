@@ -7,19 +7,22 @@
 use super::Error;
 use super::room::Room;
 use super::select::Run;
+use crate::Storing;
 use crate::hooks::Progress;
 use crate::stop::Stop;
-use images::pages::PAGE_SIZE;
+use images::manifest::{self, CHUNK};
+use images::pages::{Encoder, FrameWriter, PAGE_SIZE};
+use images::proto::AmberFileEntry;
 use nix::fcntl::{FallocateFlags, fallocate};
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use sys::vm::{self, Span};
 
-/// Bytes moved at a time: small enough to stay in the cache between reading and writing.
-pub const PIECE: usize = 512 << 10;
+/// Bytes moved at a time, and what one hash is of: small enough to stay in the cache between reading and writing.
+pub const PIECE: usize = CHUNK;
 /// Spans that one `process_vm_readv` takes (`IOV_MAX`).
 const MAX_SPANS: usize = 1024;
 /// Zero pages side by side that are worth a hole in the image.
@@ -56,6 +59,10 @@ pub struct Source<'a> {
     pub name: String,
     /// It has its pages already: zero ones are given back.
     pub has_room: bool,
+    /// Contents go there, compressed.
+    pub frames: Option<FrameWriter>,
+    /// Hashes of what is not compressed, piece by piece.
+    pub hashes: Mutex<Vec<[u8; 16]>>,
 }
 
 impl Source<'_> {
@@ -118,6 +125,10 @@ pub struct Control<'a> {
     pub progress: &'a dyn Progress,
     /// What has been made beforehand.
     pub room: Option<&'a Room>,
+    /// How contents are stored.
+    pub storing: Storing,
+    /// Learns what pages images there are, for the manifest.
+    pub files: Option<&'a Mutex<Vec<AmberFileEntry>>>,
 }
 
 impl std::fmt::Debug for Control<'_> {
@@ -131,7 +142,11 @@ pub fn copy(sources: &[Source<'_>], control: Control<'_>) -> Result<(), Error> {
     let pieces = pieces(sources, PIECE);
     let total: u64 = pieces.iter().map(|p| p.len as u64).sum();
     let cpus = sys::worker::cpus();
-    let threads = cpus.min((total / WORTH_A_THREAD) as usize + 1);
+    let most = match control.storing {
+        Storing { threads, .. } if threads > 0 => threads,
+        _ => cpus,
+    };
+    let threads = most.min((total / WORTH_A_THREAD) as usize + 1);
     // proc_mem.force_override=ptrace: only the thread that traces a task reads what the task
     // itself may not.
     let (own, pieces) = pieces.into_iter().partition(|p| !p.readable);
@@ -140,17 +155,17 @@ pub fn copy(sources: &[Source<'_>], control: Control<'_>) -> Result<(), Error> {
     std::thread::scope(|scope| {
         for _ in 1..threads {
             // A thread that cannot be made is no reason to fail: this one does the work.
-            let _ = std::thread::Builder::new().spawn_scoped(scope, || job.work(&shared));
+            let _ = std::thread::Builder::new().spawn_scoped(scope, || job.work(&shared, true));
         }
-        job.work(&own);
-        job.work(&shared);
+        job.work(&own, false);
+        job.work(&shared, false);
     });
-    let error = job.error.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let error = job.error.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let Some(error) = error {
         return Err(error);
     }
     // An image may end in a hole.
-    for source in sources {
+    for source in sources.iter().filter(|s| s.frames.is_none()) {
         let len = source.runs.iter().map(|r| r.pages * PAGE_SIZE).sum();
         source.image.set_len(len).map_err(|e| source.error("ftruncate", e))?;
     }
@@ -180,19 +195,29 @@ struct Job<'a> {
     control: Control<'a>,
 }
 
+/// What each worker has for itself.
+#[derive(Default)]
+struct Own {
+    may_wait: bool,
+    spans: Vec<Span>,
+    encoder: Option<Encoder>,
+}
+
 impl Job<'_> {
-    fn work(&self, queue: &Queue) {
+    /// Does what it can get; a thread that `may_wait` does for others to keep up.
+    fn work(&self, queue: &Queue, may_wait: bool) {
+        let mut own = Own { may_wait, ..Own::default() };
         let mut buf = Vec::new();
-        let mut spans = Vec::new();
         while !self.failed.load(Ordering::Relaxed) {
             let Some(piece) = queue.take() else { return };
             if buf.len() < piece.len {
                 buf.resize(piece.len, 0);
             }
-            if let Err(e) = self.piece(piece, &mut buf[..piece.len], &mut spans) {
+            if let Err(e) = self.piece(piece, &mut buf[..piece.len], &mut own) {
                 self.failed.store(true, Ordering::Relaxed);
+                self.sources.iter().filter_map(|s| s.frames.as_ref()).for_each(FrameWriter::fail);
                 let slot = self.error.lock();
-                slot.unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(e);
+                slot.unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
                 return;
             }
         }
@@ -209,12 +234,42 @@ impl Job<'_> {
             .map_err(|e| source.error("fallocate", e.into()))
     }
 
-    fn piece(&self, p: &Piece, buf: &mut [u8], spans: &mut Vec<Span>) -> Result<(), Error> {
+    /// Compresses and writes pages.
+    fn compress(
+        &self,
+        source: &Source<'_>,
+        frames: &FrameWriter,
+        (offset, pages): (u64, &[u8]),
+        own: &mut Own,
+    ) -> Result<(), Error> {
+        let failed = |e| source.error("compress", e);
+        let encoder = match (&mut own.encoder, self.control.storing.compression) {
+            (Some(encoder), _) => encoder,
+            (none, Some(how)) => none.insert(Encoder::new(how).map_err(failed)?),
+            (None, None) => return Ok(()),
+        };
+        let compressed = encoder.encode(pages).map_err(failed)?;
+        Ok(frames.put(offset, pages.len() as u64, compressed, own.may_wait)?)
+    }
+
+    fn piece(&self, p: &Piece, buf: &mut [u8], own: &mut Own) -> Result<(), Error> {
         if self.control.stop.requested() {
             return Err(Error::Stopped);
         }
         let source = &self.sources[p.source];
-        read(source, p, buf, spans)?;
+        read(source, p, buf, &mut own.spans)?;
+        if let Some(frames) = &source.frames {
+            self.compress(source, frames, (p.offset, buf), own)?;
+            self.control.progress.done(p.len as u64);
+            return Ok(());
+        }
+        if self.control.files.is_some() {
+            let (hash, index) = (manifest::hash(buf), (p.offset / PIECE as u64) as usize);
+            let mut hashes = source.hashes.lock().unwrap_or_else(PoisonError::into_inner);
+            let len = hashes.len().max(index + 1);
+            hashes.resize(len, [0; 16]);
+            hashes[index] = hash;
+        }
         let mut written = 0;
         for (at, data) in data(buf) {
             self.zeroes(source, p.offset, written..at)?;
@@ -344,7 +399,7 @@ pub struct Lost(Mutex<Vec<(i32, u64, u64)>>);
 
 impl Lost {
     fn add(&self, pid: i32, start: u64, end: u64) {
-        let mut all = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match all.last_mut() {
             Some(last) if (last.0, last.2) == (pid, start) => last.2 = end,
             _ => all.push((pid, start, end)),
@@ -353,7 +408,7 @@ impl Lost {
 
     /// All of them.
     pub fn ranges(self) -> Vec<(i32, u64, u64)> {
-        self.0.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! First all pagemaps are laid out, then all contents are moved ([`copy`]).
 
+#[doc(hidden)]
+pub mod bench;
 mod copy;
 pub mod dirty;
 mod room;
@@ -17,10 +19,11 @@ use crate::Stats;
 use crate::mm::Mm;
 use copy::{Origin, Source};
 use images::Dir;
-use images::pages::{LocalSink, PAGE_SIZE, PageFlags, PageImages, PageSet};
+use images::pages::{FrameWriter, LocalSink, PAGE_SIZE, PageFlags, PageImages, PageSet};
+use images::proto::AmberFileEntry;
 use select::Run;
 use std::fs::File;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 /// Why contents could not be saved.
@@ -74,7 +77,7 @@ pub fn dump(
     control: Control<'_>,
     stats: &mut Stats,
 ) -> Result<(), Error> {
-    let images = PageImages::new(dir.clone());
+    let images = PageImages::new(dir.clone()).compressed(control.storing.compression);
     dump_to(&images, mms, shmems, control, stats)
 }
 
@@ -86,7 +89,7 @@ pub fn dump_live(
     control: Control<'_>,
     stats: &mut Stats,
 ) -> Result<(), Error> {
-    let images = PageImages::new(dir.clone());
+    let images = PageImages::new(dir.clone()).compressed(control.storing.compression);
     let mut work = Work { images: &images, control, stats, sources: Vec::new() };
     mms.iter().try_for_each(|mm| work.add_task(mm, Some(lost)))?;
     work.flush()
@@ -169,7 +172,19 @@ impl<'a> Work<'a> {
         let image = Arc::clone(sink.file());
         let name = sink.pages_name().to_owned();
         sink.close()?;
-        self.sources.push(Source { origin, runs, image, name, has_room });
+        let storing = self.control.storing;
+        let frames = storing.compression.map(|c| {
+            FrameWriter::new(Arc::clone(&image), name.clone(), c.codec, storing.budget as usize / 2)
+        });
+        self.sources.push(Source {
+            origin,
+            runs,
+            image,
+            name,
+            has_room,
+            frames,
+            hashes: Mutex::default(),
+        });
         self.stats.memdump_time += micros(begin);
         if self.sources.len() >= OPEN_IMAGES {
             self.flush()?;
@@ -180,7 +195,18 @@ impl<'a> Work<'a> {
     fn flush(&mut self) -> Result<(), Error> {
         let begin = Instant::now();
         copy::copy(&self.sources, self.control)?;
-        self.sources.clear();
+        for source in self.sources.drain(..) {
+            let len: u64 = source.runs.iter().map(|r| r.pages * PAGE_SIZE).sum();
+            let (size, chunk) = match source.frames {
+                Some(frames) => (frames.finish()?, 0),
+                None => (len, copy::PIECE as u32),
+            };
+            let hashes = source.hashes.into_inner().unwrap_or_default().concat();
+            if let Some(files) = self.control.files {
+                let entry = AmberFileEntry { name: source.name, size, chunk, hashes };
+                files.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(entry);
+            }
+        }
         self.stats.memwrite_time += micros(begin);
         Ok(())
     }

@@ -81,7 +81,7 @@ fn populate(file: &File, len: u64) -> Option<()> {
             }
         }
     };
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let cpus = sys::worker::cpus();
     std::thread::scope(|scope| {
         for _ in 1..cpus {
             let _ = std::thread::Builder::new().spawn_scoped(scope, fault);

@@ -46,7 +46,13 @@ impl Progress for OpenFiles {
 }
 
 fn control(progress: &dyn Progress) -> Control<'_> {
-    Control { stop: Stop::watching_parent(), progress, room: None }
+    Control {
+        stop: Stop::watching_parent(),
+        progress,
+        room: None,
+        storing: crate::Storing::default(),
+        files: None,
+    }
 }
 
 /// All pages of an image, by address.

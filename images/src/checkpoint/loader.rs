@@ -100,7 +100,7 @@ fn inventory(dir: &Dir) -> Result<(InventoryEntry, TaskKobjIdsEntry, Version)> {
     let mut inventory: InventoryEntry = dir.read_one(image)?;
     let version = match inventory.img_version {
         1 => Version::V1,
-        2 => Version::V2,
+        2 | crate::pages::COMPRESSED_VERSION => Version::V2,
         0 => return invalid(image, "img_version 0: a pre-dump cannot be restored"),
         n => return invalid(image, format_args!("img_version {n} is not known")),
     };

@@ -9,7 +9,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 
 use crate::pages::source::{Origin, Segment};
 use crate::pages::{Chain, PAGE_SIZE, PageSet};
-use crate::{Error, Image, Result};
+use crate::{Error, Image, Result, manifest};
 
 /// Punches holes into all parents of `chain` where a newer layer has the pages. Gives the number of
 /// pages that were given back.
@@ -39,7 +39,13 @@ fn dedup_set(chain: &Chain, set: PageSet) -> Result<u64> {
             let first = layer.segments.partition_point(|s| s.end() <= range.0);
             for segment in &layer.segments[first..] {
                 let Some(part) = segment.clip(&(range.0..range.1)) else { break };
-                pages += layer.punch(part)?;
+                let given = layer.punch(part)?;
+                if given > 0 && pages == 0 {
+                    for dir in &chain.layers()[1..] {
+                        manifest::remove(dir)?;
+                    }
+                }
+                pages += given;
             }
         }
         let present = layer.segments.iter().filter(|s| matches!(s.origin, Origin::File { .. }));

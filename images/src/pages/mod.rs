@@ -9,15 +9,23 @@
 //! page server can lie in between. Entries without contents are in the source of the
 //! [`Chain::parent`](source::Chain) or wait in a page server (LAZY).
 
+mod convert;
 mod dedup;
+mod frames;
 mod pagemap;
 mod sink;
 mod source;
+mod writer;
 
+pub use convert::convert;
 pub use dedup::dedup;
+pub use frames::{
+    COMPRESSED_VERSION, Codec, Compressed, Compression, Decoder, Encoder, FRAME, Frame, Frames,
+};
 pub use pagemap::{PageRange, PagemapReader, PagemapWriter};
 pub use sink::{LocalSink, PageImages, PageSink};
 pub use source::{Chain, MAX_LAYERS, Origin, PageSource, PagesFile, Segment};
+pub use writer::FrameWriter;
 
 use crate::Image;
 

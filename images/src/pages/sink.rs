@@ -5,6 +5,7 @@ use std::io::{IoSlice, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::pages::frames::{Codec, Compression};
 use crate::pages::{PAGE_SIZE, PageFlags, PageRange, PageSet, PagemapWriter};
 use crate::{Dir, Error, Image, Result};
 
@@ -25,19 +26,32 @@ pub trait PageSink {
 pub struct PageImages {
     dir: Dir,
     next: AtomicU32,
+    compression: Option<Compression>,
 }
 
 impl PageImages {
     /// Numbers of a dump into its own directory: from 1.
     #[must_use]
     pub fn new(dir: Dir) -> Self {
-        Self { dir, next: AtomicU32::new(1) }
+        Self { dir, next: AtomicU32::new(1), compression: None }
     }
 
     /// Numbers of a page server, which do not clash with those of the dumper: from 0x10001.
     #[must_use]
     pub fn of_server(dir: Dir) -> Self {
-        Self { dir, next: AtomicU32::new(0x10001) }
+        Self { dir, next: AtomicU32::new(0x10001), compression: None }
+    }
+
+    /// Compresses contents like this.
+    #[must_use]
+    pub fn compressed(self, compression: Option<Compression>) -> Self {
+        Self { compression, ..self }
+    }
+
+    /// How contents are compressed.
+    #[must_use]
+    pub fn compression(&self) -> Option<Compression> {
+        self.compression
     }
 
     /// The directory in which they are made.
@@ -55,17 +69,29 @@ impl PageImages {
     pub fn create_in(&self, set: PageSet, file: Option<File>) -> Result<LocalSink> {
         let pages_id = self.next.fetch_add(1, Ordering::Relaxed);
         let pages = Image::Pages(pages_id);
+        let plain = pages.file_name();
+        let names = [None, Some(Codec::Zstd), Some(Codec::Lz4)];
+        let own = self.compression.map(|c| c.codec);
+        for other in names.into_iter().filter(|codec| *codec != own) {
+            // Contents of an older dump must not be taken for these.
+            self.dir.remove_file(&named(&plain, other))?;
+        }
+        let name = named(&plain, own);
         let file = match file {
             Some(file) => {
-                self.dir.name_file(&file, &pages.file_name())?;
+                self.dir.name_file(&file, &name)?;
                 file
             }
-            None => self.dir.create_raw(pages)?,
+            None => self.dir.create_file(&name)?,
         };
         let file = Arc::new(file);
         let pagemap = PagemapWriter::create(&self.dir, set, pages_id)?;
-        Ok(LocalSink { pagemap, name: pages.file_name(), file, offset: 0 })
+        Ok(LocalSink { pagemap, name, file, offset: 0 })
     }
+}
+
+fn named(plain: &str, codec: Option<Codec>) -> String {
+    codec.map_or_else(|| plain.to_owned(), |codec| codec.file_name(plain))
 }
 
 /// Writes memory to a pagemap and a pages image.

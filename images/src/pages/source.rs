@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, OnceLock};
 
+use crate::pages::frames::{Codec, Frames};
 use crate::pages::{PAGE_SIZE, PageFlags, PageRange, PageSet, PagemapReader};
 use crate::{Dir, Error, Image, Result};
 
@@ -147,6 +148,8 @@ pub struct PagesFile {
     pub dir: Dir,
     /// Which one.
     pub image: Image,
+    /// Its table, if it is compressed.
+    pub frames: Option<Frames>,
     file: OnceLock<File>,
 }
 
@@ -156,9 +159,27 @@ impl PagesFile {
         if let Some(file) = self.file.get() {
             return Ok(file);
         }
-        let file = self.dir.open_raw(self.image)?;
-        let file = file.ok_or_else(|| Error::Absent { file: self.image.file_name() })?;
+        let name = self.file_name();
+        let file = self.dir.open_file(&name)?.ok_or(Error::Absent { file: name })?;
         Ok(self.file.get_or_init(|| file))
+    }
+
+    /// Name of the file.
+    #[must_use]
+    pub fn file_name(&self) -> String {
+        let compressed = self.frames.as_ref().map(|frames| frames.name().to_owned());
+        compressed.unwrap_or_else(|| self.image.file_name())
+    }
+
+    /// Reads pages, compressed or not, from `offset` on.
+    pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        match &self.frames {
+            Some(frames) => frames.read_at(self.open()?, offset, buf),
+            None => {
+                let read = self.open()?.read_exact_at(buf, offset);
+                read.map_err(|e| Error::io(&self.image.file_name(), "pread")(e))
+            }
+        }
     }
 }
 
@@ -210,9 +231,7 @@ impl PageSource {
             let reason = format!("page {:#x} is not in the images", segment.vaddr);
             return Err(Error::invalid(name, reason));
         };
-        let file = &self.files[file];
-        let read = file.open()?.read_exact_at(buf, offset);
-        read.map_err(|e| Error::io(&file.image.file_name(), "pread")(e))
+        self.files[file].read_at(offset, buf)
     }
 
     /// Reads memory at `vaddr`; pages that were never touched read as zeroes.
@@ -276,13 +295,32 @@ impl PageSource {
 
 /// Finds a pages image, which has to have `want` bytes.
 fn find_pages(dir: &Dir, layer: usize, image: Image, want: u64) -> Result<PagesFile> {
-    let name = image.file_name();
-    let got = dir.len_bytes(image)?.ok_or_else(|| Error::Absent { file: name.clone() })?;
+    let (frames, got) = match dir.len_bytes(image)? {
+        Some(got) => (None, got),
+        None => {
+            let frames = find_frames(dir, image)?;
+            let frames = frames.ok_or_else(|| Error::Absent { file: image.file_name() })?;
+            let got = frames.len_bytes();
+            (Some(frames), got)
+        }
+    };
+    let pages = PagesFile { layer, dir: dir.clone(), image, frames, file: OnceLock::new() };
     if got < want {
         let what = "contents from page";
-        return Err(Error::Truncated { file: name, what, index: 0, got, want });
+        return Err(Error::Truncated { file: pages.file_name(), what, index: 0, got, want });
     }
-    Ok(PagesFile { layer, dir: dir.clone(), image, file: OnceLock::new() })
+    Ok(pages)
+}
+
+/// The table of a pages image that is compressed.
+pub(super) fn find_frames(dir: &Dir, image: Image) -> Result<Option<Frames>> {
+    for codec in Codec::ALL {
+        let name = codec.file_name(&image.file_name());
+        if let Some(file) = dir.open_file(&name)? {
+            return Frames::open(&file, &name, codec).map(Some);
+        }
+    }
+    Ok(None)
 }
 
 /// Replaces the PARENT segments of `top` by what `below` has for them; fails with the first part

@@ -188,12 +188,14 @@ pub enum Stage {
     Forking = 3,
     /// Files, memory, threads.
     Restore = 4,
+    /// Memory is filled from outside. Not one of CRIU's; left out if there is nothing to fill.
+    RestoreMemory = 5,
     /// Children that are to be dead are dead; SIGCHLD's action, pending signals.
-    RestoreSigchld = 5,
+    RestoreSigchld = 6,
     /// Seccomp, credentials.
-    RestoreCreds = 6,
+    RestoreCreds = 7,
     /// The tree runs.
-    Complete = 7,
+    Complete = 8,
 }
 
 /// What the blob finds at the address it is started with.

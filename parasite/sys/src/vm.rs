@@ -39,6 +39,25 @@ pub fn read_exact(pid: i32, addr: u64, buf: &mut [u8]) -> Result<()> {
     Err(Error::new(format_args!("process_vm_readv({pid}, {addr:#x}): short"), libc::EFAULT))
 }
 
+/// Writes parts of memory to spans of task `pid`, one after the other, at most 1024.
+pub fn write_spans(pid: i32, parts: &[(&[u8], u64)]) -> Result<()> {
+    let iovec =
+        |addr: u64, len: usize| libc::iovec { iov_base: addr as *mut libc::c_void, iov_len: len };
+    let local: Vec<_> = parts.iter().map(|(b, _)| iovec(b.as_ptr() as u64, b.len())).collect();
+    let remote: Vec<_> = parts.iter().map(|(b, addr)| iovec(*addr, b.len())).collect();
+    let count = parts.len() as libc::c_ulong;
+    // SAFETY: `local` describes the parts, which process_vm_writev only reads; the remote
+    // addresses belong to another process, and the kernel checks them.
+    let ret =
+        unsafe { libc::process_vm_writev(pid, local.as_ptr(), count, remote.as_ptr(), count, 0) };
+    let call = || format!("process_vm_writev({pid}, {count} spans)");
+    let n = check(ret as libc::c_long, call)?;
+    if n as usize == parts.iter().map(|(b, _)| b.len()).sum() {
+        return Ok(());
+    }
+    Err(Error::new(format_args!("{}: short", call()), libc::EFAULT))
+}
+
 /// Writes all of `buf` to `addr` of task `pid`.
 pub fn write_all(pid: i32, addr: u64, buf: &[u8]) -> Result<()> {
     let local = libc::iovec { iov_base: buf.as_ptr().cast_mut().cast(), iov_len: buf.len() };

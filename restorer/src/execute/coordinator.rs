@@ -3,7 +3,7 @@
 use crate::execute::cgroup::Groups;
 use crate::execute::premap::Pieces;
 use crate::execute::stage::{Board, COMPARED, Failure, KEPT, describe};
-use crate::execute::{finish, fork, guard, scripts, task};
+use crate::execute::{fill, finish, fork, guard, scripts, task};
 use crate::facts::{Facts, Range, map_line};
 use crate::files::{self, Files};
 use crate::hooks::ORPHAN_PTS_MASTER;
@@ -188,7 +188,13 @@ impl Tree<'_> {
         self.leaders = true;
         finish::seize_leaders(plan, &self.pids)?;
         let threads = plan.live().map(|(_, task, _)| task.threads.len()).sum();
-        self.stage(&board, Stage::Restore, threads)?;
+        if plan.spaces.values().any(|s| s.from_outside) {
+            self.stage(&board, Stage::Restore, plan.live().count())?;
+            fill::fill(plan, &self.pids)?;
+            self.stage(&board, Stage::RestoreMemory, threads)?;
+        } else {
+            self.stage(&board, Stage::Restore, threads)?;
+        }
         groups.place_threads(plan, &self.pids)?;
         let pid_of = |vpid: i32| self.pids.real(vpid.cast_unsigned()).unwrap_or(-1);
         let flying = files::tcp_stream::flying(&plan.files, &pid_of)?;
@@ -373,6 +379,10 @@ fn dedup(plan: &Plan<'_>) {
         for segment in source.segments() {
             let Origin::File { file, offset } = segment.origin else { continue };
             let pages = &source.files()[file];
+            if pages.frames.is_some() {
+                continue;
+            }
+            let _ = images::manifest::remove(&pages.dir);
             let punched = pages.dir.open_file_rw(&pages.image.file_name()).map(|file| {
                 let flags =
                     FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;

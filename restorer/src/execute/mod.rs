@@ -9,6 +9,7 @@ pub(crate) mod arena;
 mod cgroup;
 pub(crate) mod coordinator;
 mod enter_blob;
+mod fill;
 mod finish;
 mod fork;
 mod guard;

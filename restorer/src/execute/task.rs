@@ -298,7 +298,10 @@ fn open(
         fds.segments.insert(shmid, keep(cx.files.open_anon_shared(shmid, size)?));
     }
     for file in live.pages.files() {
-        fds.pages.push(keep(sys::fd::dup_above(file.open()?.as_fd(), least)?));
+        fds.pages.push(match file.frames {
+            None => keep(sys::fd::dup_above(file.open()?.as_fd(), least)?),
+            Some(_) => -1,
+        });
     }
     fds.exe = keep(cx.files.open_exe(vpid)?);
     for ring in &live.mm.aios {

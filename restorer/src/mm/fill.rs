@@ -13,7 +13,8 @@ const PARALLEL_FROM: u64 = 16 << 20;
 const PIECE: u64 = 4 << 20;
 const MADV_NOHUGEPAGE: u64 = 1 << libc::MADV_NOHUGEPAGE;
 
-/// Segments of private memory that have to be read by the blob, and the areas they are in.
+/// Segments of private memory that have to be filled, with file and offset there, and the areas
+/// they are in.
 pub(crate) fn contents<'a>(
     live: &'a Live,
     space: &'a Space,
@@ -60,7 +61,8 @@ fn fresh(vma: &VmaEntry, huge: bool) -> u64 {
 fn batches(live: &Live, space: &Space) -> Vec<Batch> {
     let huge = space.huge && !live.mm.thp_disabled.unwrap_or(false);
     let mut all: Vec<Batch> = Vec::new();
-    for (file, offset, segment, vma) in contents(live, space) {
+    let plain = |file: usize| live.pages.files()[file].frames.is_none();
+    for (file, offset, segment, vma) in contents(live, space).filter(|c| plain(c.0)) {
         let fresh = fresh(vma, huge);
         let mut at = segment.vaddr;
         let mut offset = offset;

@@ -130,6 +130,8 @@ fn spaces(
     let sharing = Sharing::new(cp, tree);
     let all = cp.tasks.iter().filter_map(|t| t.live.as_ref());
     let common = mm::common_hole(all, present, sharing.len);
+    let live = cp.tasks.iter().filter_map(|t| t.live.as_ref());
+    let from_outside = live.flat_map(|l| l.pages.files()).any(|file| file.frames.is_some());
     let mut spaces = BTreeMap::new();
     for task in &cp.tasks {
         let Some(live) = &task.live else { continue };
@@ -143,6 +145,7 @@ fn spaces(
             let place = |p: &Premap| Premap { at: arena::more(arena) + p.at, ..p.clone() };
             space.premaps = premaps.iter().map(place).collect();
         }
+        space.from_outside = from_outside;
         spaces.insert(task.pid, space);
     }
     Ok(spaces)

@@ -7,6 +7,8 @@ fn source(runs: &[Run]) -> Source<'_> {
         image: Arc::new(File::open("/dev/null").unwrap()),
         name: "pages-1.img".into(),
         has_room: false,
+        frames: None,
+        hashes: Mutex::default(),
     }
 }
 
@@ -50,7 +52,13 @@ fn a_full_disk_is_told_with_the_name_of_the_image() {
         image: Arc::new(full),
         ..source(&runs)
     }];
-    let control = Control { stop: Stop::watching_parent(), progress: &crate::NoHooks, room: None };
+    let control = Control {
+        stop: Stop::watching_parent(),
+        progress: &crate::NoHooks,
+        room: None,
+        storing: crate::Storing::default(),
+        files: None,
+    };
     let error = copy(&sources, control).unwrap_err();
     assert_eq!(error.to_string(), "pages-1.img: pwrite: No space left on device (os error 28)");
 }
@@ -81,7 +89,13 @@ fn what_process_vm_readv_does_not_read_is_read_otherwise() {
     let origin = || Origin::Task { pid: subject.pid(), mem: OnceLock::new(), lost: None };
     let run = |start, pages| Run { start, pages, lazy: false, readable: true };
     let image = Arc::new(tempfile::tempfile().unwrap());
-    let control = Control { stop: Stop::watching_parent(), progress: &crate::NoHooks, room: None };
+    let control = Control {
+        stop: Stop::watching_parent(),
+        progress: &crate::NoHooks,
+        room: None,
+        storing: crate::Storing::default(),
+        files: None,
+    };
     // Mapping 3 is PROT_NONE, which is not told here.
     let runs = [run(at(2), 4), run(at(3), 4), run(at(12), 1)];
     let go = |runs: &[Run]| {

@@ -141,8 +141,10 @@ fn one(connection: OwnedFd, raw: &Raw) -> u8 {
             become_caller(&socket, &peer)?;
             raw.unprivileged = true;
         }
-        // These are the service's.
-        (raw.pidfile, raw.status_fd) = (None, None);
+        // These are the service's: each request says its own.
+        (raw.images_dir, raw.work_dir, raw.log_file) = (None, None, None);
+        (raw.pidfile, raw.status_fd, raw.address) = (None, None, None);
+        raw.detached = false;
         raw.action_scripts.clear();
         Session::new(socket, raw, Kind::Service)
     });

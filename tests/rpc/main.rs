@@ -134,14 +134,14 @@ tests! {
 
 /// Starts `criu service` in a sandbox; its socket is DIR/service.
 fn service(sandbox: &Sandbox, criu: &Criu) {
-    sandbox.shell("ip link set lo up; mount -t tmpfs none /run");
+    sandbox.shell("ip link set lo up; mount -t tmpfs none /run; mkdir work");
     let dir = sandbox.dir().to_str().expect("utf-8").to_owned();
     let at = format!("{dir}/service");
     let pidfile = format!("{dir}/service.pid");
     let args =
-        ["service", "-v4", "-o", "service.log", "-W", &dir, "--address", &at, "-d", "--pidfile"];
+        ["service", "-v4", "-o", "service.log", "-W", "work", "--address", &at, "-d", "--pidfile"];
     let ended = sandbox.run(&criu.path, &[&args[..], &[&pidfile]].concat(), "service.out");
-    assert!(ended.success(), "{ended:?} {}", tail(&sandbox.path("service.log"), 10));
+    assert!(ended.success(), "{ended:?} {}", tail(&sandbox.path("work/service.log"), 10));
     sandbox.shell("[ $(stat -c %a service) = 600 ] && chmod 666 service");
 }
 
@@ -159,7 +159,7 @@ fn a_client_of_the_service_dumps_itself() {
         let pid: u32 = heard.strip_prefix("ready ").expect("ready").parse().expect("pid");
         let dumped = support::wait_for(LIMIT, || (!sandbox.pids().contains(&pid)).then_some(()));
         let logs = || {
-            tail(&sandbox.path("service.log"), 20)
+            tail(&sandbox.path("work/service.log"), 20)
                 + &tail(&images.join("dump.log"), 20)
                 + &format!("{:?}", sandbox.said())
         };

@@ -179,7 +179,7 @@ impl Tree<'_> {
                 outside = Some(net.fill(plan.cp, self.root, plan.files.service_fd())?);
             }
             lock.pass_rules(&plan.files, self.request)?;
-            hook(hooks, Action::PostSetupNamespaces, None)?;
+            hook(hooks, Action::PostSetupNamespaces, Some(self.root))?;
         }
         self.stage(&board, Stage::Forking, plan.tree.processes.len())?;
         let forking_time = micros(forking);

@@ -366,7 +366,7 @@ pub struct InetDiag {
 }
 
 fn u32_at(b: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(b.get(at..at + 4)?.try_into().ok()?))
+    Some(u32::from_ne_bytes(b.get(at..at.checked_add(4)?)?.try_into().ok()?))
 }
 
 /// Attributes (type, payload) of a netlink message.
@@ -442,6 +442,7 @@ pub fn build_id(b: &[u8]) -> Option<Vec<u32>> {
         if u32_at(b, ph)? != 4 {
             continue;
         }
+        // A header of which four bytes are there: these sums cannot overflow.
         let (offset, len) =
             if wide { (word(ph + 8)?, word(ph + 32)?) } else { (word(ph + 4)?, word(ph + 16)?) };
         let notes = b.get(offset..offset.checked_add(len)?.min(b.len())).unwrap_or_default();
@@ -576,6 +577,10 @@ mod tests {
             build_id(&exe[..cut]);
         }
         assert_eq!(build_id(b"#!/bin/sh"), None);
+        // Found by fuzzing: program headers at the end of all addresses.
+        let mut far = [0xff; 64];
+        far[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        assert_eq!(build_id(&far), None);
     }
 
     #[test]

@@ -167,6 +167,8 @@ fn a_pair_whose_other_end_is_outside() {
         && ip link set v0 up";
     netns(setup, "ip -4 -o addr; ip link show v0 | grep -o link-netnsid; ip -o link | wc -l")
         .prepare("ip link add br0 type bridge && ip link set br0 up")
+        // The kernel takes the links of a namespace away some time after its last task.
+        .between("for _ in $(seq 200); do ip link show outside >/dev/null 2>&1 || exit 0; sleep 0.05; done; exit 1")
         .restore_args(&["--external", "veth[v0]:outside@br0"])
         .check();
 }
@@ -177,6 +179,7 @@ fn a_macvlan_upon_a_link_outside() {
     let show = "ip -d -o link show mv0 | sed -E 's/qdisc.*qlen/qlen/; s/addrgen.*//'";
     netns(setup, show)
         .prepare("ip link add up0 type veth peer name up1")
+        .between("for _ in $(seq 200); do ip link show mv0 >/dev/null 2>&1 || exit 0; sleep 0.05; done; exit 1")
         .restore_args(&["--external", "macvlan[mv0]:up0"])
         .stock_cannot_restore("its request is refused by this kernel: its own image, too")
         .check();

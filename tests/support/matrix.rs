@@ -27,6 +27,7 @@ pub struct Subject {
     no_stock_dump: Option<&'static str>,
     no_stock_restore: Option<&'static str>,
     prepare: Option<&'static str>,
+    between: Option<&'static str>,
     refused: Option<&'static str>,
     rounds: usize,
     flavour: Option<String>,
@@ -44,6 +45,7 @@ impl Subject {
             no_stock_dump: None,
             no_stock_restore: None,
             prepare: None,
+            between: None,
             refused: None,
             rounds: 1,
             flavour: std::env::var("AMBER_FLAVOUR").ok().filter(|f| f != "host"),
@@ -91,6 +93,12 @@ impl Subject {
     /// A shell line run in the sandbox before the subject starts.
     pub fn prepare(mut self, line: &'static str) -> Self {
         self.prepare = Some(line);
+        self
+    }
+
+    /// A shell line run in the sandbox between a dump and the restore.
+    pub fn between(mut self, line: &'static str) -> Self {
+        self.between = Some(line);
         self
     }
 
@@ -269,6 +277,9 @@ impl Subject {
             let lines = sandbox.said();
             if lines.len() != 1 {
                 return Err(format!("the subject noticed dump {round}: {lines:?}"));
+            }
+            if let Some(line) = self.between {
+                sandbox.shell(line);
             }
             if self.flavour.is_none() {
                 restore(sandbox, &direction.restore, &images, &self.restore_args)?;

@@ -86,9 +86,11 @@ fn may_be_missing(name: &str) -> bool {
     optional.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Images whose end carries nothing a restore needs, or that it does not read.
+/// Images whose end carries nothing a restore needs, or that it does not read: the manifest is for
+/// `criu verify`.
 fn may_be_short(name: &str) -> bool {
-    ["stats", "timens", "cgroup", "seccomp", "ids-"].iter().any(|prefix| name.starts_with(prefix))
+    let short = ["stats", "timens", "cgroup", "seccomp", "ids-", "amber-manifest"];
+    short.iter().any(|prefix| name.starts_with(prefix))
 }
 
 #[test]

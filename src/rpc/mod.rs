@@ -2,7 +2,7 @@
 //!
 //! `criu swrk FD` serves the one client that started it, on the socket it inherited; `criu
 //! service` listens, and has a worker for each connection. Both come to a [`session::Session`].
-//! A request's options become the same [`Raw`](crate::options::Raw) as those of a command line
+//! A request's options become the same [`Raw`] as those of a command line
 //! (see [`options`]) and go the same way from there.
 
 mod client;

@@ -12,8 +12,8 @@ use crate::{Error, Result};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::os::fd::OwnedFd;
-use std::time::Instant;
-use sys::{fd, ptrace, task};
+use std::time::{Duration, Instant};
+use sys::{fd, ptrace, task, worker};
 
 /// How long freezing and calls in the tasks may take.
 #[derive(Clone, Copy)]
@@ -90,6 +90,12 @@ impl Process {
         self.threads[0].stopped_by
     }
 
+    /// Process 1 of a pid namespace below ours.
+    fn is_init(&self) -> bool {
+        let nspid = &self.status().nspid;
+        nspid.len() > 1 && nspid.last() == Some(&1)
+    }
+
     fn release(&mut self) {
         if self.zombie {
             return;
@@ -124,16 +130,26 @@ impl Frozen {
                 log::warn!("task {}: {e}", p.pid);
             }
         }
-        // Children first: the init of a pid namespace is dead only when all in it are, and those
-        // wait for us. Threads first: a leader is reported only when it is the last one.
-        for p in processes.iter().rev().filter(|p| !p.zombie) {
-            for t in p.threads.iter().rev() {
-                while let Ok((_, what)) = ptrace::wait(t.tid, true) {
-                    if matches!(what, ptrace::Wait::Gone(_)) {
-                        break;
-                    }
-                }
+        // The last thread of a pid namespace's init to die, and that may be any of them, waits until
+        // all others in the namespace are waited for, which we as their tracer have to do. So
+        // those of inits are waited for in whatever order they come, after all others.
+        let alive = || processes.iter().rev().filter(|p| !p.zombie);
+        // A leader is reported only when it is the last one.
+        for t in alive().filter(|p| !p.is_init()).flat_map(|p| p.threads.iter().rev()) {
+            while !ended(t.tid, true) {}
+        }
+        let mut inits: Vec<i32> = alive()
+            .filter(|p| p.is_init())
+            .flat_map(|p| p.threads.iter().rev())
+            .map(|t| t.tid)
+            .collect();
+        worker::block_sigchld();
+        loop {
+            inits.retain(|&tid| !ended(tid, false));
+            if inits.is_empty() {
+                break;
             }
+            worker::wait_sigchld(SIGCHLD_LOST);
         }
     }
 
@@ -149,6 +165,17 @@ impl Frozen {
 impl Drop for Frozen {
     fn drop(&mut self) {
         self.release();
+    }
+}
+
+/// How long to sleep at most before the tasks are looked at again.
+const SIGCHLD_LOST: Duration = Duration::from_millis(20);
+
+/// Whether a killed tracee is dead, and waited for; if not, `block` sleeps until it changes.
+fn ended(tid: i32, block: bool) -> bool {
+    match ptrace::wait(tid, block) {
+        Ok((_, what)) => matches!(what, ptrace::Wait::Gone(_)),
+        Err(e) => e.errno() != libc::EINTR,
     }
 }
 

@@ -14,6 +14,21 @@ fn threads_live_in_a_pid_namespace() {
 }
 
 #[test]
+fn any_thread_of_an_init_may_be_the_last_to_die() {
+    // Its one thread of SCHED_IDLE shares a processor with this, and is late for everything.
+    let mut hog = std::process::Command::new("taskset")
+        .args(["-c", "0", "sh", "-c", "while :; do :; done"])
+        .spawn()
+        .unwrap();
+    let done = std::panic::catch_unwind(|| Subject::new("last_thread").flavour("pid,init").check());
+    hog.kill().unwrap();
+    hog.wait().unwrap();
+    if let Err(why) = done {
+        std::panic::resume_unwind(why);
+    }
+}
+
+#[test]
 fn uts_names_stay() {
     Subject::new("uts").flavour("uts").check();
 }

@@ -164,9 +164,12 @@ int main(int argc, char **argv)
 	if (argc < 4)
 		return 2;
 	dir = argv[1];
+	int alone = 0;
 	for (char *name = strtok(argv[2], ","); name; name = strtok(NULL, ","))
 		for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++)
-			if (!strcmp(name, kinds[i].name))
+			if (!strcmp(name, "init"))
+				alone = 1;
+			else if (!strcmp(name, kinds[i].name))
 				flags |= kinds[i].flag;
 	int maps[2], done[2];
 	DO(pipe2(maps, O_CLOEXEC));
@@ -213,6 +216,11 @@ int main(int argc, char **argv)
 	DO(one);
 	if (one == 0) {
 		fill();
+		if (alone) {
+			DO(setsid());
+			execv(argv[3], argv + 3);
+			die(argv[3]);
+		}
 		// Anew, so that nothing is mapped or open of the mounts that are gone.
 		argv[2] = argv[1], argv[1] = "--init";
 		execv(argv[0], argv);

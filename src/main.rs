@@ -10,10 +10,12 @@ mod check;
 mod cli;
 mod config;
 mod cpuinfo;
+mod daemon;
 mod generate;
 mod hooks;
 mod log;
 mod options;
+mod page_server;
 mod place;
 mod progress;
 mod request;
@@ -251,8 +253,10 @@ fn prepare(command: Command, raw: &Raw, operands: &[OsString]) -> anyhow::Result
         ::log::warn!("Stopped and detached shell job will get SIGHUP from OS.");
     }
     request::refuse_unbuilt(command, raw)?;
-    if command == Command::Service {
-        return rpc::service(raw, &place);
+    match command {
+        Command::Service => return rpc::service(raw, &place),
+        Command::PageServer => return page_server::run(raw, &place),
+        _ => {}
     }
     Ok(match run::run(command, raw, &place, None)? {
         Done::Code(code) => code,

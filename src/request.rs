@@ -85,18 +85,24 @@ type Lacking = (&'static str, fn(&Raw) -> bool);
 /// What is not built yet, by option and the commands that would have to obey it. Delete a line
 /// when its feature lands.
 const NOT_BUILT: &[(&[Command], &[Lacking])] = {
-    use Command::{Dump, PreDump, Restore};
+    use Command::{Dump, PageServer, PreDump, Restore};
     &[
         (
             &[Dump, PreDump, Restore],
             &[
-                ("--page-server", |r| r.page_server),
-                ("--ps-socket", |r| r.ps_socket.is_some()),
                 ("--lazy-pages", |r| r.lazy_pages),
                 ("--stream", |r| r.stream),
                 ("--tls", |r| r.tls),
                 ("--log-pid", |r| r.log_pid),
                 ("--unprivileged", |r| r.unprivileged && !nix::unistd::geteuid().is_root()),
+            ],
+        ),
+        (
+            &[PageServer],
+            &[
+                ("page-server --lazy-pages", |r| r.lazy_pages),
+                ("--tls", |r| r.tls),
+                ("page-server --compress", |r| r.compress.is_some_and(|c| c.0.is_some())),
             ],
         ),
         (
@@ -110,8 +116,7 @@ const NOT_BUILT: &[(&[Command], &[Lacking])] = {
 };
 
 /// Commands that are not built yet.
-const COMMANDS_NOT_BUILT: &[(Command, &str)] =
-    &[(Command::LazyPages, "lazy-pages"), (Command::PageServer, "page-server")];
+const COMMANDS_NOT_BUILT: &[(Command, &str)] = &[(Command::LazyPages, "lazy-pages")];
 
 /// Checks what holds for every command, in the order CRIU does.
 pub(crate) fn validate(command: Command, raw: &Raw) -> Result<(), Error> {
@@ -221,6 +226,7 @@ pub(crate) fn dump(raw: &Raw, dirs: &Dirs) -> Result<dumper::Request, Error> {
     if let Some(budget) = raw.memory_budget {
         request.storing.budget = budget;
     }
+    request.page_server = page_server(raw)?;
     request.track_mem = raw.track_mem;
     request.orphan_pts_master = raw.orphan_pts_master;
     request.prev_images_dir.clone_from(&raw.prev_images_dir);
@@ -230,6 +236,25 @@ pub(crate) fn dump(raw: &Raw, dirs: &Dirs) -> Result<dumper::Request, Error> {
         false => dumper::PreDumpMode::Splice,
     };
     Ok(request)
+}
+
+/// Where pages go, if not into images here.
+fn page_server(raw: &Raw) -> Result<Option<dumper::PageServer>, Error> {
+    let server = match raw.ps_socket {
+        Some(fd) => dumper::PageServer::Socket(fd),
+        None if !raw.page_server => return Ok(None),
+        None => {
+            let port = raw.port.filter(|port| *port > 0);
+            let port = port.ok_or_else(|| says("--page-server: --port is needed"))?;
+            dumper::PageServer::Address(raw.address.clone(), port)
+        }
+    };
+    if raw.compress.is_some_and(|c| c.0.is_some()) {
+        return Err(says(
+            "--compress: a page server takes pages as they are (use --compress=none)",
+        ));
+    }
+    Ok(Some(server))
 }
 
 /// A restore as `raw` asks for it.

@@ -6,7 +6,7 @@ use crate::hooks::{Action, Hooks, QUERY_EXT_FILES};
 use crate::network::Network;
 use crate::ns::{self, Namespaces};
 use crate::pages::dirty::Dirty;
-use crate::pages::{Control, Room};
+use crate::pages::{Control, Room, Server};
 use crate::stop::Stop;
 use crate::task::core::{self, Common, Cores};
 use crate::task::creds::Lsm;
@@ -30,6 +30,7 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
     // Its presence is what makes a directory a complete dump.
     dir.remove_file(&Image::Inventory.file_name())?;
     manifest::remove(&dir)?;
+    pages::server::forget(&dir)?;
     let known = Mutex::default();
     // Readers of the stats expect these even when there is no shared memory.
     let mut stats = Stats {
@@ -38,10 +39,14 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
         shpages_written: Some(0),
         ..Stats::default()
     };
-    let mut dirty = Dirty::prepare(request, &dir, false)?;
+    let record = request.track_mem && request.leave != Leave::Dead;
+    let server = Server::connect(request, record, stop)?;
+    let mut dirty = Dirty::prepare(request, &dir, false, server.as_ref())?;
     warm_up(request.pid)?;
     let room = match request.prev_images_dir {
-        None if request.storing.compression.is_none() => Room::make(request.pid, &dir, stop),
+        None if request.storing.compression.is_none() && server.is_none() => {
+            Room::make(request.pid, &dir, stop)
+        }
         _ => Room::default(),
     };
     let dir = dir.look_ahead()?;
@@ -64,6 +69,7 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
                 stop,
                 progress: hooks.progress(),
                 room: Some(&room),
+                server: server.as_ref(),
                 storing: request.storing,
                 files: Some(&known),
             };
@@ -122,7 +128,8 @@ fn failed(e: Error, dir: &Dir, stop: Stop) -> Result<Error, Error> {
 
 /// Gives back the room of pages in parent images that the new ones have, too (`--auto-dedup`).
 pub(crate) fn dedup_parents(request: &Request, dir: &Dir) {
-    if !request.auto_dedup {
+    // A page server does it itself.
+    if !request.auto_dedup || request.page_server.is_some() {
         return;
     }
     match images::pages::Chain::open(dir).and_then(|chain| images::pages::dedup(&chain)) {

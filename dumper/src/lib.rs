@@ -33,7 +33,9 @@ use parasite::proc;
 pub use hooks::{Action, Hooks, NoHooks, Progress};
 pub use ns::mnt::MountOptions;
 pub use pages::dirty::{Tracking, tracking};
-pub use request::{CgroupProps, FileValidation, Leave, NetworkLock, PreDumpMode, Request, Storing};
+pub use request::{
+    CgroupProps, FileValidation, Leave, NetworkLock, PageServer, PreDumpMode, Request, Storing,
+};
 
 /// For `cargo bench`.
 #[doc(hidden)]
@@ -147,6 +149,9 @@ impl Error {
             Self::Task { source, .. } => source.errno(),
             Self::Failed { errno, .. } => *errno,
             Self::Refused(_) | Self::NotYet(_) | Self::Files(_) | Self::Mm(_) => libc::EOPNOTSUPP,
+            Self::Pages(pages::Error::Server { source, .. }) => {
+                source.raw_os_error().unwrap_or(libc::EHOSTUNREACH)
+            }
             Self::Proc(_) | Self::Pages(_) | Self::WorkerDied { .. } => libc::EIO,
         }
     }

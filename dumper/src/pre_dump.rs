@@ -5,7 +5,7 @@ use crate::dump::{deadline, dedup_parents, micros};
 use crate::freezer::Freezer;
 use crate::hooks::Hooks;
 use crate::pages::dirty::Dirty;
-use crate::pages::{Control, Lost};
+use crate::pages::{Control, Lost, Server};
 use crate::stop::Stop;
 use crate::tree::{self, Tree};
 use crate::{Error, Request, Stats, inventory, mm, pages};
@@ -18,8 +18,10 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
     let dir = Dir::open(&request.images_dir)?;
     dir.remove_file(&Image::Inventory.file_name())?;
     images::manifest::remove(&dir)?;
+    pages::server::forget(&dir)?;
     let mut stats = Stats::default();
-    let mut dirty = Dirty::prepare(request, &dir, true)?;
+    let server = Server::connect(request, true, stop)?;
+    let mut dirty = Dirty::prepare(request, &dir, true, server.as_ref())?;
     let begun = Instant::now();
     let limits = Limits { deadline: deadline(request), stop: &|| stop.requested() };
     let mut freezer = request.freeze_cgroup.as_deref().map(Freezer::open).transpose()?;
@@ -40,6 +42,7 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
         stop,
         progress: hooks.progress(),
         room: None,
+        server: server.as_ref(),
         storing: request.storing,
         files: None,
     };

@@ -50,6 +50,26 @@ pub enum PreDumpMode {
     Read,
 }
 
+/// Where pages go (`--page-server`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PageServer {
+    /// By TCP to a host, by default this one, and a port (`--address`, `--port`).
+    Address(Option<String>, u16),
+    /// By a descriptor of ours that is connected (`--ps-socket`).
+    Socket(i32),
+}
+
+impl std::fmt::Display for PageServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Address(host, port) => {
+                write!(f, "{}:{port}", host.as_deref().unwrap_or("127.0.0.1"))
+            }
+            Self::Socket(fd) => write!(f, "at descriptor {fd}"),
+        }
+    }
+}
+
 /// Properties of a controller's groups.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CgroupProps {
@@ -147,6 +167,8 @@ pub struct Request {
     pub cgroup_yard: Option<PathBuf>,
     /// How contents of memory are stored.
     pub storing: Storing,
+    /// Pages go there, and only the other images into `images_dir`.
+    pub page_server: Option<PageServer>,
     /// Dirty tracking is turned on (`--track-mem`).
     pub track_mem: bool,
     /// Directory of the previous dump, relative to `images_dir` (`--prev-images-dir`).
@@ -193,6 +215,7 @@ impl Request {
             cgroup_controllers: Vec::new(),
             cgroup_yard: None,
             storing: Storing::default(),
+            page_server: None,
             track_mem: false,
             prev_images_dir: None,
             auto_dedup: false,

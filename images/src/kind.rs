@@ -303,6 +303,8 @@ images! {
     PosixTimers(n: u32), "posix-timers-{}.img", "POSIX_TIMERS", 0x5260_3957, Normal, Many, ["posix_timer_entry"], Always, Deprecated;
     /// `amber-N.img`, N = virtual pid: what CRIU has no image for. Only written when there is some.
     Amber(n: u32), "amber-{}.img", "AMBER", 0x414d_4252, Normal, One, ["amber_task_entry"], Lazy, Current;
+    /// `amber-sent-N.img`, N = virtual pid: which pages of a task a page server has.
+    AmberSent(n: u32), "amber-sent-{}.img", "AMBER_SENT", 0x414d_5354, Normal, One, ["amber_sent_entry"], Always, Current;
     /// `amber-manifest.img`: what all files were when the checkpoint was complete.
     Manifest, "amber-manifest.img", "AMBER_MANIFEST", 0x414d_4d46, Normal, Many, ["amber_file_entry"], Always, Current;
     /// `stats-dump`.

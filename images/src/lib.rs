@@ -13,6 +13,7 @@ mod dir;
 mod error;
 mod kind;
 pub mod manifest;
+pub mod page_server;
 pub mod pages;
 mod reader;
 mod required;

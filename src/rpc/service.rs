@@ -5,8 +5,7 @@
 //! write, and as whom tasks may come back. The only thing that the service lends is
 //! CAP_CHECKPOINT_RESTORE.
 
-use std::fs::OpenOptions;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
@@ -18,7 +17,7 @@ use nix::sys::socket::{
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
-use crate::hooks::{Scripts, write_pidfile};
+use crate::daemon;
 use crate::options::Raw;
 use crate::place::Place;
 use crate::rpc::peer::Peer;
@@ -40,32 +39,7 @@ pub(crate) fn run(raw: &Raw, place: &Place) -> anyhow::Result<u8> {
     let listener =
         listen_at(Path::new(address)).with_context(|| format!("Can't listen at {address}"))?;
     log::info!("The service socket is bound to {address}");
-    if !raw.detached {
-        if let Some(path) = &raw.pidfile {
-            let pid = std::process::id().cast_signed();
-            write_pidfile(path, pid)
-                .with_context(|| format!("Can't write pidfile {}", path.display()))?;
-        }
-        ready(raw, place)?;
-        return Ok(serve(&listener, raw));
-    }
-    let daemon = sys::worker::fork(|| {
-        let _ = sys::worker::setsid();
-        if let Ok(null) = OpenOptions::new().read(true).write(true).open("/dev/null") {
-            for fd in 0..3 {
-                let _ = sys::fd::dup3(null.as_fd(), fd, false);
-            }
-        }
-        i32::from(serve(&listener, raw))
-    })?;
-    if let Some(path) = &raw.pidfile
-        && let Err(e) = write_pidfile(path, daemon)
-    {
-        let _ = sys::task::kill(daemon, libc::SIGKILL);
-        return Err(e).with_context(|| format!("Can't write pidfile {}", path.display()));
-    }
-    ready(raw, place)?;
-    Ok(0)
+    daemon::run(raw, place, || serve(&listener, raw))
 }
 
 /// A socket that is there but that nobody listens at any more is taken over.
@@ -96,16 +70,6 @@ fn say_who_may(path: &Path) {
          if needed.\n",
         path.display()
     ));
-}
-
-/// Tells whoever waits that clients may connect.
-fn ready(raw: &Raw, place: &Place) -> anyhow::Result<()> {
-    if let Some(fd) = raw.status_fd {
-        let fd = sys::fd::inherited(fd).context("--status-fd")?;
-        nix::unistd::write(&fd, b"\0").context("--status-fd")?;
-    }
-    let told = Scripts::new(&raw.action_scripts, &place.images).run("status-ready", None);
-    told.map_err(|code| anyhow::anyhow!("status-ready scripts failed with {code}"))
 }
 
 fn serve(listener: &UnixListener, raw: &Raw) -> u8 {

@@ -1,12 +1,14 @@
 //! One connection: requests in, responses out, until the client has what it wants.
 
 use std::ffi::OsString;
+use std::io::{Read as _, Write as _};
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 use std::rc::Rc;
 
 use images::proto::{
-    CriuDumpResp, CriuFeatures, CriuOpts, CriuReq, CriuReqType, CriuResp, CriuRestoreResp,
-    CriuVersion,
+    CriuDumpResp, CriuFeatures, CriuOpts, CriuPageServerInfo, CriuReq, CriuReqType, CriuResp,
+    CriuRestoreResp, CriuVersion,
 };
 
 use crate::options::Raw;
@@ -17,7 +19,7 @@ use crate::rpc::peer::Peer;
 use crate::rpc::socket::Socket;
 use crate::rpc::{errno, options};
 use crate::run::{self, Done};
-use crate::{FAILURE, check, log};
+use crate::{FAILURE, check, daemon, log, page_server};
 
 /// Whose descriptors and children ours are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,11 +84,9 @@ impl Session {
             CriuReqType::PreDump | CriuReqType::SinglePreDump => {
                 self.apart(kind, || self.command(Command::PreDump, request))
             }
-            CriuReqType::PageServer | CriuReqType::PageServerChld => {
-                // CRIU answers both with the first one's type.
-                let kind = CriuReqType::PageServer;
-                self.apart(kind, || self.command(Command::PageServer, request))
-            }
+            // CRIU answers both with the first one's type.
+            CriuReqType::PageServer => self.apart(kind, || self.page_server(request)),
+            CriuReqType::PageServerChld => self.page_server_child(request),
             CriuReqType::Check => self.apart(kind, || self.check(request)),
             CriuReqType::CpuinfoDump => {
                 self.apart(kind, || self.command(Command::CpuinfoDump, request))
@@ -174,6 +174,68 @@ impl Session {
         let (raw, place) = self.prepare(command, &opts)?;
         run::run(command, &raw, &place, Some(&self.client(&opts)))?;
         Ok(response(request.r#type(), true))
+    }
+
+    /// Starts a page server that outlives us.
+    fn page_server(&self, request: &CriuReq) -> Answer {
+        let opts = request.opts.clone().unwrap_or_else(no_opts);
+        let (raw, place) = self.prepare(Command::PageServer, &opts)?;
+        let waiting = page_server::Waiting::new(&raw, &place)?;
+        let port = waiting.port();
+        let pid = daemon::start(|| {
+            self.hang_up();
+            waiting.serve()
+        })?;
+        Ok(page_server_at(pid, port))
+    }
+
+    /// Starts a page server that is a child of ours, for WAIT_PID.
+    fn page_server_child(&self, request: &CriuReq) -> bool {
+        let kind = CriuReqType::PageServer;
+        let serve = |mut ready: std::io::PipeWriter| {
+            let opts = request.opts.clone().unwrap_or_else(no_opts);
+            let waiting = self.prepare(Command::PageServer, &opts);
+            let waiting = waiting.and_then(|(raw, place)| page_server::Waiting::new(&raw, &place));
+            let code = match waiting {
+                Ok(waiting) => {
+                    let pid = std::process::id().cast_signed();
+                    let told = self.reply(kind, Ok(page_server_at(pid, waiting.port())));
+                    self.hang_up();
+                    let _ = ready.write_all(&[u8::from(told)]);
+                    drop(ready);
+                    waiting.serve()
+                }
+                Err(e) => {
+                    self.reply(kind, Err(e));
+                    let _ = ready.write_all(&[0]);
+                    FAILURE
+                }
+            };
+            log::close();
+            i32::from(code)
+        };
+        let started = || -> anyhow::Result<Option<u8>> {
+            let (mut reader, writer) = std::io::pipe()?;
+            let mut writer = Some(writer);
+            // In the child's copy of the memory the writer is still there.
+            sys::worker::fork(|| writer.take().map_or_else(|| i32::from(FAILURE), serve))?;
+            drop(writer);
+            let mut told = Vec::new();
+            reader.read_to_end(&mut told)?;
+            Ok(told.first().copied())
+        };
+        match started() {
+            Ok(Some(told)) => told == 1,
+            Ok(None) => self.reply(kind, Err(anyhow::anyhow!("the page server died"))),
+            Err(e) => self.reply(kind, Err(e)),
+        }
+    }
+
+    /// In a process that goes on without the client: the connection is our parent's only.
+    fn hang_up(&self) {
+        if let Ok(null) = std::fs::File::open("/dev/null") {
+            let _ = sys::fd::dup3(null.as_fd(), self.socket.as_fd().as_raw_fd(), true);
+        }
     }
 
     fn dump(&self, request: &CriuReq) -> Answer {
@@ -282,6 +344,15 @@ fn failure(kind: CriuReqType, errno: i32) -> CriuResp {
         _ => {}
     }
     reply
+}
+
+fn page_server_at(pid: i32, port: u16) -> CriuResp {
+    let ps = CriuPageServerInfo {
+        pid: Some(pid),
+        port: Some(port.into()),
+        ..CriuPageServerInfo::default()
+    };
+    CriuResp { ps: Some(ps), ..response(CriuReqType::PageServer, true) }
 }
 
 fn version() -> CriuResp {

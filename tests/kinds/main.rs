@@ -22,6 +22,7 @@ mod net;
 mod ns;
 mod ns_external;
 mod ns_file;
+mod page_server;
 mod pidfd;
 mod pipe;
 mod reg_file;

@@ -3,6 +3,7 @@
 
 use images::proto::{CriuNotify, CriuOpts, CriuReq, CriuReqType, CriuResp};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, send, socket, socketpair,
 };
@@ -11,6 +12,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// One connection.
 #[derive(Debug)]
@@ -91,6 +93,25 @@ impl Client {
 
     pub(crate) fn ask(&self, request: &CriuReq) -> CriuResp {
         self.call(request, |n| panic!("not asked for: {n:?}"))
+    }
+
+    /// Agrees to every notification until the answer comes or it hangs up; `None` if neither does.
+    pub(crate) fn answer_all(&self, limit: Duration) -> Option<()> {
+        let end = Instant::now() + limit;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            if left.is_zero() || poll(&mut fds, timeout) == Ok(0) {
+                return None;
+            }
+            let Some(response) = self.receive() else { return Some(()) };
+            if response.notify.is_none() {
+                return Some(());
+            }
+            let agreed = CriuReq { notify_success: Some(true), ..bare(CriuReqType::Notify) };
+            self.send(&agreed);
+        }
     }
 
     /// Hangs up; how criu ends.

@@ -13,6 +13,8 @@ mod support;
 use std::path::Path;
 use support::{Criu, LIMIT, Sandbox, subject, tail};
 
+/// Which test it is the inner half of.
+const HALF: &str = "AMBER_RPC_HALF";
 /// Where the inner half finds what it works with.
 const DIR: &str = "AMBER_RPC_DIR";
 const CRIU: &str = "AMBER_RPC_CRIU";
@@ -41,12 +43,15 @@ fn run(criu: &Criu, name: &str, what: Subject) {
         let heard = sandbox.hear(&["ready", "bad"], LIMIT).expect("ready");
         heard.strip_prefix("ready ").expect("ready").clone_into(&mut pid);
     }
+    if name.contains("page_server") {
+        sandbox.shell("ip link set lo up");
+    }
     std::fs::create_dir(sandbox.path("images")).expect("images");
     let me = std::env::current_exe().expect("our own path");
     let mut command = sandbox.command(&me, "client.out");
     command
-        .args(["--ignored", "--exact", "--nocapture", "--test-threads=1"])
-        .arg(format!("inside::{name}"))
+        .args(["--exact", "--nocapture", "--test-threads=1", "the_clients_half"])
+        .env(HALF, name)
         .env(DIR, &dir)
         .env(CRIU, &criu.path)
         .env(PID, pid)
@@ -93,6 +98,16 @@ macro_rules! tests {
         fn $name() {
             $who(stringify!($name), Subject::$subject);
         })*
+
+        /// Run by the others in their sandboxes; by itself it does nothing.
+        #[test]
+        fn the_clients_half() {
+            let Ok(half) = std::env::var(HALF) else { return };
+            match &*half {
+                $(stringify!($name) => inside::$name(),)*
+                other => panic!("no test is called {other}"),
+            }
+        }
     };
 }
 
@@ -128,6 +143,13 @@ tests! {
     alike the_service_has_clients_at_once None;
     ours the_service_knows_no_descriptors_of_clients Alive;
     ours the_service_does_what_its_caller_may Alive;
+    alike a_page_server_outlives_the_one_that_started_it Alive;
+    alike a_page_server_is_a_child_that_is_waited_for Alive;
+    alike a_page_server_where_nobody_may_listen None;
+    alike nobody_to_wait_for None;
+    ours pre_dumps_and_a_dump_on_one_connection Alive;
+    ours a_single_pre_dump Alive;
+    ours mutated_requests_are_answered_and_harm_nobody Alive;
     alike the_console_of_a_container None;
     alike standard_descriptors_of_an_engine None;
 }

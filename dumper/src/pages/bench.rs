@@ -26,7 +26,14 @@ pub fn move_pages(pid: i32, addr: u64, len: u64, image: File, storing: Storing) 
     };
     let files = Mutex::default();
     let stop = Stop::watching_parent();
-    let control = Control { stop, progress: &NoHooks, room: None, storing, files: Some(&files) };
+    let control = Control {
+        stop,
+        progress: &NoHooks,
+        room: None,
+        server: None,
+        storing,
+        files: Some(&files),
+    };
     let mut sources = [source];
     let done = copy::copy(&sources, control);
     let [source] = &mut sources;

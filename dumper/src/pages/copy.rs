@@ -7,6 +7,7 @@
 use super::Error;
 use super::room::Room;
 use super::select::Run;
+use super::server::Server;
 use crate::Storing;
 use crate::hooks::Progress;
 use crate::stop::Stop;
@@ -73,45 +74,50 @@ impl Source<'_> {
 
 /// A part of a source that one worker moves at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Piece {
+pub struct Piece {
     source: usize,
-    /// First run, and how many of its pages belong to pieces before.
-    run: usize,
-    skip: u64,
-    /// Offset and length in the image.
+    /// First run.
+    pub run: usize,
+    /// How many of its pages belong to pieces before.
+    pub skip: u64,
+    /// Offset in the image.
     offset: u64,
-    len: usize,
+    /// Bytes.
+    pub len: usize,
     /// The task itself may read all of it.
     readable: bool,
 }
 
 /// Cuts sources into pieces.
 fn pieces(sources: &[Source<'_>], max: usize) -> Vec<Piece> {
+    sources.iter().enumerate().flat_map(|(i, s)| cut(i, s.runs, max)).collect()
+}
+
+/// Cuts the runs of one source into pieces of `max` bytes.
+pub fn cut(source: usize, runs: &[Run], max: usize) -> Vec<Piece> {
     let mut out = Vec::new();
-    for (source, s) in sources.iter().enumerate() {
-        let first = Piece { source, run: 0, skip: 0, offset: 0, len: 0, readable: true };
-        let mut piece = first;
-        let mut spans = 0;
-        for (run, r) in s.runs.iter().enumerate() {
-            let mut taken = 0;
-            while taken < r.pages {
-                if piece.len == max || spans == MAX_SPANS {
-                    out.push(piece);
-                    let offset = piece.offset + piece.len as u64;
-                    piece = Piece { run, skip: taken, offset, ..first };
-                    spans = 0;
-                }
-                let room = (max - piece.len) as u64 / PAGE_SIZE;
-                let pages = room.min(r.pages - taken);
-                piece.readable &= r.readable;
-                piece.len += (pages * PAGE_SIZE) as usize;
-                taken += pages;
-                spans += 1;
+    let first = Piece { source, run: 0, skip: 0, offset: 0, len: 0, readable: true };
+    let mut piece = first;
+    let mut spans = 0;
+    for (run, r) in runs.iter().enumerate() {
+        let mut taken = 0;
+        while taken < r.pages {
+            if piece.len == max || spans == MAX_SPANS {
+                out.push(piece);
+                let offset = piece.offset + piece.len as u64;
+                piece = Piece { run, skip: taken, offset, ..first };
+                spans = 0;
             }
+            let room = (max - piece.len) as u64 / PAGE_SIZE;
+            let pages = room.min(r.pages - taken);
+            piece.readable &= r.readable;
+            piece.len += (pages * PAGE_SIZE) as usize;
+            taken += pages;
+            spans += 1;
         }
-        if piece.len > 0 {
-            out.push(piece);
-        }
+    }
+    if piece.len > 0 {
+        out.push(piece);
     }
     out
 }
@@ -127,6 +133,8 @@ pub struct Control<'a> {
     pub room: Option<&'a Room>,
     /// How contents are stored.
     pub storing: Storing,
+    /// Contents go there, not into images.
+    pub server: Option<&'a Server>,
     /// Learns what pages images there are, for the manifest.
     pub files: Option<&'a Mutex<Vec<AmberFileEntry>>>,
 }
@@ -257,7 +265,7 @@ impl Job<'_> {
             return Err(Error::Stopped);
         }
         let source = &self.sources[p.source];
-        read(source, p, buf, &mut own.spans)?;
+        read(&source.origin, source.runs, &source.name, p, buf, &mut own.spans)?;
         if let Some(frames) = &source.frames {
             self.compress(source, frames, (p.offset, buf), own)?;
             self.control.progress.done(p.len as u64);
@@ -313,13 +321,15 @@ fn data(buf: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
 }
 
 /// Reads the contents of a piece.
-fn read(
-    source: &Source<'_>,
+pub fn read(
+    origin: &Origin<'_>,
+    runs: &[Run],
+    name: &str,
     p: &Piece,
     buf: &mut [u8],
     spans: &mut Vec<Span>,
 ) -> Result<(), Error> {
-    let mut runs = source.runs[p.run..].iter().copied();
+    let mut runs = runs[p.run..].iter().copied();
     let mut skip = p.skip;
     let mut rest = buf;
     while !rest.is_empty() {
@@ -340,7 +350,7 @@ fn read(
         for _ in 0..spans.len() {
             runs.next();
         }
-        match &source.origin {
+        match origin {
             Origin::Task { pid, mem, lost: Some(lost) } => {
                 read_live(*pid, mem, spans, now, lost)?;
             }
@@ -353,7 +363,7 @@ fn read(
                     now = others;
                 }
             }
-            Origin::File(file) => read_file(file, &source.name, spans, now)?,
+            Origin::File(file) => read_file(file, name, spans, now)?,
         }
         rest = later;
     }

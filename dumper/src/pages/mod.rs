@@ -9,10 +9,12 @@ pub mod dirty;
 mod room;
 pub mod scan;
 pub mod select;
+pub mod server;
 mod shmem;
 
 pub use copy::{Control, Lost};
 pub use room::Room;
+pub use server::Server;
 pub use shmem::Shmem;
 
 use crate::Stats;
@@ -64,6 +66,14 @@ pub enum Error {
     /// A system call.
     #[error(transparent)]
     Sys(#[from] sys::Error),
+    /// The page server cannot be reached.
+    #[error("page server {server}: {source}")]
+    Server {
+        /// Where it should be.
+        server: String,
+        /// Why.
+        source: std::io::Error,
+    },
     /// Whoever asked for the dump is gone.
     #[error("stopped by whoever asked for it")]
     Stopped,
@@ -92,7 +102,7 @@ pub fn dump_live(
     let images = PageImages::new(dir.clone()).compressed(control.storing.compression);
     let mut work = Work { images: &images, control, stats, sources: Vec::new() };
     mms.iter().try_for_each(|mm| work.add_task(mm, Some(lost)))?;
-    work.flush()
+    work.finish()
 }
 
 /// As [`dump`], into `images`.
@@ -111,7 +121,7 @@ pub fn dump_to(
         *work.stats.shpages_written.get_or_insert(0) += pages;
     }
     mms.iter().try_for_each(|mm| work.add_task(mm, None))?;
-    work.flush()
+    work.finish()
 }
 
 /// Images that are open at the same time.
@@ -146,6 +156,9 @@ impl<'a> Work<'a> {
         runs: &'a [Run],
         in_parent: &[(u64, u64)],
     ) -> Result<u64, Error> {
+        if let Some(server) = self.control.server {
+            return self.send(server, set, (&origin, runs), in_parent);
+        }
         let begin = Instant::now();
         let room = match origin {
             Origin::Task { pid, .. } => self.control.room.and_then(|room| room.take(pid)),
@@ -190,6 +203,32 @@ impl<'a> Work<'a> {
             self.flush()?;
         }
         Ok(pages)
+    }
+
+    /// Hands a set to the page server.
+    fn send(
+        &mut self,
+        server: &Server,
+        set: PageSet,
+        contents: (&Origin<'_>, &[Run]),
+        in_parent: &[(u64, u64)],
+    ) -> Result<u64, Error> {
+        let begin = Instant::now();
+        let pages: u64 = contents.1.iter().map(|run| run.pages).sum();
+        self.control.progress.expect(pages * PAGE_SIZE);
+        server.send(set, contents, in_parent, self.control)?;
+        let mut ranges: Vec<_> = contents.1.iter().map(|run| (run.start, run.end())).collect();
+        ranges.extend(in_parent);
+        ranges.sort_unstable();
+        server.record(self.images.dir(), set, &ranges)?;
+        self.stats.memwrite_time += micros(begin);
+        Ok(pages)
+    }
+
+    /// Everything is where it belongs then.
+    fn finish(&mut self) -> Result<(), Error> {
+        self.flush()?;
+        Ok(self.control.server.map_or(Ok(()), Server::finish)?)
     }
 
     fn flush(&mut self) -> Result<(), Error> {

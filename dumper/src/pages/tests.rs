@@ -50,6 +50,7 @@ fn control(progress: &dyn Progress) -> Control<'_> {
         stop: Stop::watching_parent(),
         progress,
         room: None,
+        server: None,
         storing: crate::Storing::default(),
         files: None,
     }

@@ -29,7 +29,8 @@ pub fn dedup(chain: &Chain) -> Result<u64> {
     Ok(pages)
 }
 
-fn dedup_set(chain: &Chain, set: PageSet) -> Result<u64> {
+/// The same for one task or segment.
+pub(crate) fn dedup_set(chain: &Chain, set: PageSet) -> Result<u64> {
     let mut pages = 0;
     // Ranges that newer layers have, sorted and apart from each other.
     let mut newer: Vec<(u64, u64)> = Vec::new();

@@ -19,6 +19,7 @@ mod writer;
 
 pub use convert::convert;
 pub use dedup::dedup;
+pub(crate) use dedup::dedup_set;
 pub use frames::{
     COMPRESSED_VERSION, Codec, Compressed, Compression, Decoder, Encoder, FRAME, Frame, Frames,
 };

@@ -45,6 +45,13 @@ impl Chain {
         &self.layers
     }
 
+    /// The same chain without its newest layer; `None` if that is all there is.
+    #[must_use]
+    pub fn parents(&self) -> Option<Self> {
+        let parents = &self.layers[1..];
+        (!parents.is_empty()).then(|| Self { layers: parents.into() })
+    }
+
     /// Segments of one layer as they lie in its pagemap, and the pages image they are in.
     pub(super) fn segments_of(
         &self,

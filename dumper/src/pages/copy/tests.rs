@@ -56,6 +56,7 @@ fn a_full_disk_is_told_with_the_name_of_the_image() {
         stop: Stop::watching_parent(),
         progress: &crate::NoHooks,
         room: None,
+        server: None,
         storing: crate::Storing::default(),
         files: None,
     };
@@ -93,6 +94,7 @@ fn what_process_vm_readv_does_not_read_is_read_otherwise() {
         stop: Stop::watching_parent(),
         progress: &crate::NoHooks,
         room: None,
+        server: None,
         storing: crate::Storing::default(),
         files: None,
     };

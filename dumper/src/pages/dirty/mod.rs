@@ -25,6 +25,7 @@ mod task;
 pub use probe::tracking;
 pub use task::{Since, Way};
 
+use crate::pages::server::{self, Server};
 use crate::tree::Tree;
 use crate::{Error, Leave, Request};
 use holder::{Holder, Id, Known};
@@ -67,7 +68,12 @@ pub struct Dirty {
 
 impl Dirty {
     /// Links `dir` to its parent, and finds what is known of the tree. The tree runs.
-    pub fn prepare(request: &Request, dir: &Dir, pre_dump: bool) -> Result<Self, Error> {
+    pub fn prepare(
+        request: &Request,
+        dir: &Dir,
+        pre_dump: bool,
+        to: Option<&Server>,
+    ) -> Result<Self, Error> {
         link_parent(request, dir)?;
         let arm = pre_dump || (request.track_mem && request.leave != Leave::Dead);
         let way = if pre_dump || request.track_mem { Some(available()?) } else { None };
@@ -75,7 +81,7 @@ impl Dirty {
         // A tree that is not there is told of by whoever freezes it.
         let Ok(stat) = Stat::read(request.pid) else { return Ok(new) };
         let root = (request.pid, stat.start_time);
-        match new.look_back(root, dir) {
+        match new.look_back(root, dir, to) {
             Ok(()) => {}
             Err(e) => log::warn!("what changed since the parent images is not known: {e}"),
         }
@@ -92,7 +98,7 @@ impl Dirty {
     }
 
     /// Finds what the last dump of this tree left.
-    fn look_back(&mut self, root: Id, dir: &Dir) -> std::io::Result<()> {
+    fn look_back(&mut self, root: Id, dir: &Dir, to: Option<&Server>) -> std::io::Result<()> {
         self.holder = Holder::find(root)?;
         let mut generation = String::new();
         if let Some(holder) = &self.holder {
@@ -115,7 +121,7 @@ impl Dirty {
             let path = parent.path().display();
             log::warn!("{path} is not the last dump of these tasks: all is saved");
         } else {
-            self.covered = covered(dir, &parent).map_err(other)?;
+            self.covered = covered(dir, &parent, to).map_err(other)?;
         }
         Ok(())
     }
@@ -223,8 +229,29 @@ fn available() -> Result<Tracking, Error> {
     })
 }
 
-/// What the images of `parent` have of each task.
-fn covered(dir: &Dir, parent: &Dir) -> images::Result<HashMap<u32, Ranges>> {
+/// What the images of `parent` have of each task, here or at the page server.
+fn covered(dir: &Dir, parent: &Dir, to: Option<&Server>) -> images::Result<HashMap<u32, Ranges>> {
+    let sent = server::recorded(parent)?;
+    let Some(to) = to else {
+        if sent.is_some() {
+            log::warn!("{}: its pages are at a page server: all is saved", parent.path().display());
+            return Ok(HashMap::new());
+        }
+        return covered_here(dir, parent);
+    };
+    let all = sent.map_or_else(|| covered_here(dir, parent), Ok)?;
+    let mut covered = HashMap::new();
+    for (vpid, ranges) in all {
+        if to.has_parent(vpid)? {
+            covered.insert(vpid, ranges);
+        } else {
+            log::warn!("task {vpid}: the page server has no parent images of it: all is saved");
+        }
+    }
+    Ok(covered)
+}
+
+fn covered_here(dir: &Dir, parent: &Dir) -> images::Result<HashMap<u32, Ranges>> {
     let chain = Chain::open(parent)?;
     if Chain::open(dir)?.layers().len() != chain.layers().len() + 1 {
         return Ok(HashMap::new());

@@ -43,6 +43,23 @@ fn peers_in_two_namespaces_are_made_by_binds_too() {
     Subject::new("mnt_nested").flavour("pid,mnt").restore_args(&["--mntns-compat-mode"]).check();
 }
 
+#[test]
+fn a_file_unlinked_under_two_mounts_is_one() {
+    Subject::new("mnt_links").flavour("pid,mnt").check();
+}
+
+#[test]
+fn a_file_linked_elsewhere_is_one_under_two_mounts() {
+    let args = ["--link-remap"];
+    Subject::new("mnt_links").args(&["linked"]).flavour("pid,mnt").dump_args(&args).check();
+}
+
+#[test]
+fn a_file_unlinked_under_two_mounts_of_a_user_namespace_is_one() {
+    let why = "it wants a network namespace of the tree's own too";
+    Subject::new("mnt_links").flavour("user,pid,mnt,uts,ipc").lost_by_stock(why).check();
+}
+
 /// Mounts outside, and what of them is bound into the tree's namespace.
 const OUTSIDE: &str = "mount -t tmpfs none /mnt; mkdir /mnt/dir; mount -t tmpfs ext /mnt/dir
     mkdir /mnt/dir/sub; printf 'in dir' >/mnt/dir/file; printf 'a part' >/mnt/dir/sub/part

@@ -36,8 +36,10 @@ pub(crate) enum Lost {
 /// What has been done about lost files.
 #[derive(Debug, Default)]
 pub(crate) struct State {
-    /// By device and inode: type and `remap_id`.
-    known: HashMap<(u64, u64), (RemapType, u32)>,
+    /// Ghosts, by device and inode: `remap_id`.
+    known: HashMap<(u64, u64), u32>,
+    /// Links, by device, inode and mount: `remap_id`. Nobody links from one mount to another.
+    linked: HashMap<(u64, u64, i32), u32>,
     pub(crate) ghosts: Vec<Ghost>,
     pub(crate) links: Links,
 }
@@ -133,16 +135,20 @@ impl FileTable {
         reg: &RegFileEntry,
         lost: Lost,
     ) -> Result<(), Why> {
-        let key = (path.stat.st_dev, path.stat.st_ino);
-        let known = self.remap.known.get(&key).copied();
-        let (kind, remap_id) = match (lost, known) {
-            (Lost::DeadProc(pid), _) => (RemapType::Procfs, pid as u32),
-            (_, Some(known)) => known,
-            (Lost::Unlinked, None) => self.unlinked(path, reg)?,
-            (Lost::Renamed, None) => self.renamed(path, reg)?,
+        let (dev, ino) = (path.stat.st_dev, path.stat.st_ino);
+        let ghost = self.remap.known.get(&(dev, ino)).copied();
+        let link = self.remap.linked.get(&(dev, ino, path.mnt_id)).copied();
+        let (kind, remap_id) = match (lost, ghost, link) {
+            (Lost::DeadProc(pid), ..) => (RemapType::Procfs, pid as u32),
+            (_, Some(ghost), _) => (RemapType::Ghost, ghost),
+            (_, _, Some(link)) => (RemapType::Linked, link),
+            (Lost::Unlinked, ..) => self.unlinked(path, reg)?,
+            (Lost::Renamed, ..) => self.renamed(path, reg)?,
         };
-        if !matches!(lost, Lost::DeadProc(_)) {
-            self.remap.known.insert(key, (kind, remap_id));
+        match kind {
+            RemapType::Ghost => drop(self.remap.known.insert((dev, ino), remap_id)),
+            RemapType::Linked => drop(self.remap.linked.insert((dev, ino, path.mnt_id), remap_id)),
+            RemapType::Procfs => {}
         }
         self.remaps.push(RemapFilePathEntry {
             orig_id: path.id,
@@ -200,6 +206,7 @@ impl FileTable {
         };
         let mut link = reg.clone();
         link.id = id;
+        link.mnt_id = None;
         link.name = join(dir, &name);
         self.push_reg(link);
         self.remap.links.0.push((at, name));

@@ -229,12 +229,7 @@ impl Tree<'_> {
             log::warn!("pre-resume hook failed with {code}");
         }
         files::late(&plan.files, &pid_of)?;
-        let root = match plan.ns.mnt {
-            Some(_) => format!("/proc/{}/root", self.root),
-            None => "/".to_owned(),
-        };
-        let root =
-            fs::File::open(&root).map_err(|e| sys::Error::io(format_args!("open({root})"), &e))?;
+        let leftovers = finish::leftovers(plan, &self.pids, self.root)?;
         let restore_time = micros(begun);
         self.still_wanted()?;
         finish::detach_all(plan, &self.pids)?;
@@ -244,7 +239,9 @@ impl Tree<'_> {
         if let Err(code) = hooks.run(Action::PostResume, Some(self.root)) {
             log::warn!("post-resume hook failed with {code}");
         }
-        files::cleanup(&plan.files, root.as_fd());
+        for (links, root) in leftovers {
+            files::cleanup(&links, root.as_fd());
+        }
         if self.request.auto_dedup {
             dedup(plan);
         }

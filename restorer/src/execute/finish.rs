@@ -5,8 +5,9 @@ use crate::mm::Space;
 use crate::ns::pid::Pids;
 use crate::plan::Plan;
 use crate::task::regs;
-use crate::{Error, Request};
-use images::checkpoint::{Live, Task, TaskState, Thread};
+use crate::{Error, Request, files};
+use images::checkpoint::{Live, NsKind, Task, TaskState, Thread};
+use std::os::fd::OwnedFd;
 use sys::ptrace::{self, Regs, Wait};
 
 /// `syscall`.
@@ -38,6 +39,38 @@ pub(crate) fn seize_threads(plan: &Plan<'_>, pids: &Pids) -> Result<(), Error> {
         ptrace::seize(pids.real(thread.tid)?, options(plan))?;
     }
     Ok(())
+}
+
+/// Links that the dump has left for us, with the root of the mount namespace that they are in.
+pub(crate) fn leftovers<'a>(
+    plan: &'a Plan<'_>,
+    pids: &Pids,
+    root: i32,
+) -> Result<Vec<(Vec<&'a [u8]>, OwnedFd)>, Error> {
+    let open = |pid: Option<i32>| {
+        let path = pid.map_or_else(|| "/".to_owned(), |pid| format!("/proc/{pid}/root"));
+        std::fs::File::open(&path)
+            .map(OwnedFd::from)
+            .map_err(|e| sys::Error::io(format_args!("open({path})"), &e))
+    };
+    let mut out = Vec::new();
+    for (mnt_id, links) in files::links(&plan.files) {
+        let at = plan
+            .cp
+            .ns
+            .mnt
+            .iter()
+            .find(|(_, mounts)| mounts.iter().any(|m| Some(m.mnt_id.cast_signed()) == mnt_id));
+        let inside = |task: &Task| {
+            at.zip(task.ids.as_ref()).is_some_and(|((ns, _), ids)| NsKind::Mnt.id(ids) == *ns)
+        };
+        let pid = match plan.live().find(|(_, task, _)| inside(task)) {
+            Some((_, task, _)) if plan.ns.mnt.is_some() => Some(pids.real(task.pid)?),
+            _ => plan.ns.mnt.as_ref().map(|_| root),
+        };
+        out.push((links, open(pid)?));
+    }
+    Ok(out)
 }
 
 /// Stops all threads, wherever the blob put them to sleep.

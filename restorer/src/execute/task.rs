@@ -73,6 +73,7 @@ fn prepare_root(cx: &mut Context<'_>) -> Result<(), Error> {
     ns.prepare(&mut env)?;
     cx.made = env.made;
     cx.files.set_namespaces(&cx.made);
+    cx.files.set_wholes(std::mem::take(&mut cx.made.wholes));
     cx.files.set_masters(std::mem::take(&mut cx.made.masters));
     if let Some(mnt) = &cx.plan.ns.mnt {
         cx.files.set_root_mounts(mnt.root_mounts());

@@ -9,6 +9,7 @@ use super::open::Files;
 use super::path::{directory, lookup, open_name, show, split, unlink};
 use super::set::{Ghost, Remap};
 use super::{At, Error, Result, failed, failed_io};
+use crate::ns::mnt::Whole;
 use images::proto::FileEntry;
 use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, UtimensatFlags};
@@ -23,6 +24,27 @@ pub(super) struct Name {
     dir: OwnedFd,
     name: Vec<u8>,
     is_dir: bool,
+}
+
+/// A name and the mount that it leads into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Place<'a> {
+    name: &'a [u8],
+    mnt_id: Option<i32>,
+}
+
+/// Where a ghost was made.
+struct First {
+    /// Its file.
+    id: u32,
+    name: Vec<u8>,
+    mnt_id: Option<i32>,
+}
+
+impl First {
+    fn place(&self) -> Place<'_> {
+        Place { name: &self.name, mnt_id: self.mnt_id }
+    }
 }
 
 impl Files<'_> {
@@ -51,19 +73,22 @@ impl Files<'_> {
 
     fn make_all(&mut self, all: &[(&[u8], u32, Remap)], names: &mut Vec<Name>) -> Result<()> {
         // By ghost: its first handle, and how many names it still gets.
-        let mut first: HashMap<u32, u32> = HashMap::new();
-        let mut left: HashMap<u32, HashSet<&[u8]>> = HashMap::new();
-        for (name, _, remap) in all {
+        let mut first: HashMap<u32, First> = HashMap::new();
+        let mut left: HashMap<u32, HashSet<Place<'_>>> = HashMap::new();
+        let place =
+            |name, id: u32| Ok::<_, Error>(Place { name, mnt_id: self.set.reg(id)?.mnt_id });
+        for (name, id, remap) in all {
             if let Remap::Ghost(ghost) = remap {
-                left.entry(*ghost).or_default().insert(name);
+                left.entry(*ghost).or_default().insert(place(name, *id)?);
             }
         }
-        let mut known: HashMap<(bool, u32, &[u8]), u32> = HashMap::new();
+        let mut known: HashMap<(bool, u32, Place<'_>), u32> = HashMap::new();
         for (name, id, remap) in all {
             let at = || format!("file {id} {:?}, which has no name", show(name));
+            let place = Place { name, mnt_id: self.set.reg(*id)?.mnt_id };
             let key = match remap {
-                Remap::Linked(id) => (false, *id, *name),
-                Remap::Ghost(id) => (true, *id, *name),
+                Remap::Linked(id) => (false, *id, place),
+                Remap::Ghost(id) => (true, *id, place),
                 Remap::Procfs(_) => continue,
             };
             if let Some(other) = known.get(&key) {
@@ -74,19 +99,21 @@ impl Files<'_> {
             known.insert(key, *id);
             let before = names.len();
             let fd = match remap {
-                Remap::Linked(link) => self.linked(name, *link, names),
-                Remap::Ghost(ghost) => {
-                    let mnt_id = self.set.reg(*id)?.mnt_id;
-                    self.ghost((name, mnt_id), *ghost, &first, names)
-                }
+                Remap::Linked(link) => self.linked(place, *link, names),
+                Remap::Ghost(ghost) => self.ghost(place, *ghost, &first, names),
                 Remap::Procfs(_) => continue,
             };
             let fd = self.raise_owned(fd.at(at)?)?;
             self.handles.insert(*id, fd);
             let Remap::Ghost(ghost) = *remap else { continue };
-            let is_first = first.insert(ghost, *id).is_none();
+            let is_first = !first.contains_key(&ghost);
+            if is_first && let Some(made) = names.last() {
+                let (dir, _) = split(name);
+                let name = [dir, b"/", &made.name].concat();
+                first.insert(ghost, First { id: *id, name, mnt_id: place.mnt_id });
+            }
             let more = left.get_mut(&ghost).is_none_or(|l| {
-                l.remove(name);
+                l.remove(&place);
                 !l.is_empty()
             });
             // The name goes before the contents come, unless something needs it still.
@@ -100,16 +127,20 @@ impl Files<'_> {
         Ok(())
     }
 
-    fn linked(&self, name: &[u8], link: u32, names: &mut Vec<Name>) -> Result<OwnedFd> {
+    fn linked(&self, place: Place<'_>, link: u32, names: &mut Vec<Name>) -> Result<OwnedFd> {
+        let name = place.name;
         let link = self.set.reg(link)?;
-        let root = self.root_of(link.mnt_id)?;
+        // It is beside the old name, in the same mount.
+        let mnt_id = link.mnt_id.filter(|id| *id != -1).or(place.mnt_id);
+        let root = self.root_of(mnt_id)?;
         let handle = sys::path::open_in_root(root, &link.name, libc::O_PATH | libc::O_NOFOLLOW)?;
-        let (dir, last) = self.parents(root, name, names)?;
+        let (dir, last) = self.parents(self.root_of(place.mnt_id)?, name, names)?;
         if same_file(&handle, &dir, last) {
             // Made for another mount of the same directory.
             return open_name(dir.as_fd(), last, OFlag::O_PATH | OFlag::O_NOFOLLOW, 0);
         }
-        match link_to(self, &handle, &dir, last) {
+        let from = Place { name: &link.name, mnt_id };
+        match self.link((&handle, from), (&dir, last, place)) {
             Ok(()) => {}
             // The name has been given to another file: do without.
             Err(nix::Error::EEXIST) => return Ok(handle),
@@ -122,23 +153,25 @@ impl Files<'_> {
 
     fn ghost(
         &self,
-        (name, mnt_id): (&[u8], Option<i32>),
+        place: Place<'_>,
         id: u32,
-        first: &HashMap<u32, u32>,
+        first: &HashMap<u32, First>,
         names: &mut Vec<Name>,
     ) -> Result<OwnedFd> {
         let ghost = self.set.ghosts.get(&id);
         let ghost =
             ghost.ok_or_else(|| Error::Refused(format!("there is no ghost-file-{id:x}.img")))?;
-        let (dir, last) = self.parents(self.root_of(mnt_id)?, name, names)?;
-        if first.get(&id).is_some_and(|other| same_file(&self.handles[other], &dir, last)) {
+        let (dir, last) = self.parents(self.root_of(place.mnt_id)?, place.name, names)?;
+        if first.get(&id).is_some_and(|other| same_file(&self.handles[&other.id], &dir, last)) {
             return open_name(dir.as_fd(), last, OFlag::O_PATH | OFlag::O_NOFOLLOW, 0);
         }
         let spare = [last, format!(".cr.{id:x}.ghost").as_bytes()].concat();
         let is_dir = ghost.entry.mode & libc::S_IFMT == libc::S_IFDIR;
         let mut used = last.to_vec();
         let make = |name: &[u8]| match first.get(&id) {
-            Some(other) => link_to(self, &self.handles[other], &dir, name),
+            Some(other) => {
+                self.link((&self.handles[&other.id], other.place()), (&dir, name, place))
+            }
             None => create(dir.as_fd(), name, ghost),
         };
         let mut made = make(&used);
@@ -154,6 +187,40 @@ impl Files<'_> {
         let at = dir.try_clone().map_err(|e| failed_io("dup", &e))?;
         names.push(Name { dir: at, name: used.clone(), is_dir });
         open_name(dir.as_fd(), &used, OFlag::O_PATH | OFlag::O_NOFOLLOW, 0)
+    }
+
+    /// Links a file, which is at a place, to a name in a directory, which is that of another place.
+    fn link(
+        &self,
+        (file, from): (&OwnedFd, Place<'_>),
+        (dir, name, to): (&OwnedFd, &[u8], Place<'_>),
+    ) -> Result<(), nix::Error> {
+        let path = Files::self_path(file.as_raw_fd());
+        let follow = nix::fcntl::AtFlags::AT_SYMLINK_FOLLOW;
+        match nix::unistd::linkat(&self.proc, &path[..], dir, super::path::os(name), follow) {
+            // Not within one mount: it is done in the one that both are parts of.
+            Err(nix::Error::EXDEV) => {}
+            done => return done,
+        }
+        let (to_dir, _) = split(to.name);
+        let at = |whole: &Whole| {
+            let from = whole.within(from.mnt_id, from.name)?;
+            Some((from, whole.within(to.mnt_id, &[to_dir, b"/", name].concat())?))
+        };
+        let found = self.wholes.iter().find_map(|w| Some((w, at(w)?)));
+        let (whole, (from, to)) = found.ok_or(nix::Error::EXDEV)?;
+        let parent = |path: &[u8]| {
+            directory(whole.mount.as_fd(), split(path).0).map_err(|_| nix::Error::EXDEV)
+        };
+        let (old, new) = (parent(&from)?, parent(&to)?);
+        let none = AtFlags::empty();
+        nix::unistd::linkat(
+            &old,
+            super::path::os(split(&from).1),
+            &new,
+            super::path::os(name),
+            none,
+        )
     }
 
     /// Contents, owner, mode and times of a fresh ghost.
@@ -235,17 +302,6 @@ fn same_file(file: &OwnedFd, dir: &OwnedFd, name: &[u8]) -> bool {
     let there = lookup(dir.as_fd(), name);
     let file = nix::sys::stat::fstat(file);
     there.zip(file.ok()).is_some_and(|(a, b)| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
-}
-
-fn link_to(
-    files: &Files<'_>,
-    handle: &OwnedFd,
-    dir: &OwnedFd,
-    name: &[u8],
-) -> Result<(), nix::Error> {
-    let path = Files::self_path(handle.as_raw_fd());
-    let follow = nix::fcntl::AtFlags::AT_SYMLINK_FOLLOW;
-    nix::unistd::linkat(&files.proc, &path[..], dir, super::path::os(name), follow)
 }
 
 fn create(dir: BorrowedFd<'_>, name: &[u8], ghost: &Ghost) -> Result<(), nix::Error> {

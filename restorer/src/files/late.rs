@@ -50,25 +50,32 @@ fn drain(fd: BorrowedFd<'_>) -> Result<()> {
     }
 }
 
-/// Removes what the dump left beside the files for us (`link_remap.N`). Only after success: the
-/// images can be restored again otherwise. `root` is the root of the tasks' mount namespace.
-pub fn cleanup(plan: &FilesPlan, root: BorrowedFd<'_>) {
-    let links: HashSet<u32> = plan
-        .set
-        .remaps
-        .values()
-        .filter_map(|r| match r {
-            Remap::Linked(id) => Some(*id),
-            _ => None,
-        })
-        .collect();
-    for entry in links.iter().filter_map(|id| plan.set.regs.get(id)) {
-        let (dir, name) = split(&entry.name);
+/// What the dump left beside the files for us (`link_remap.N`), by the mount that it is in.
+pub(crate) fn links(plan: &FilesPlan) -> HashMap<Option<i32>, Vec<&[u8]>> {
+    let mut out: HashMap<Option<i32>, Vec<&[u8]>> = HashMap::new();
+    let mut seen = HashSet::new();
+    for (of, remap) in &plan.set.remaps {
+        let Remap::Linked(id) = remap else { continue };
+        if let (Some(link), Some(of)) = (plan.set.regs.get(id), plan.set.regs.get(of))
+            && seen.insert(*id)
+        {
+            let mnt_id = link.mnt_id.filter(|id| *id != -1).or(of.mnt_id);
+            out.entry(mnt_id).or_default().push(&link.name);
+        }
+    }
+    out
+}
+
+/// Removes such links. Only after success: the images can be restored again otherwise. `root` is
+/// the root of the mount namespace.
+pub(crate) fn cleanup(links: &[&[u8]], root: BorrowedFd<'_>) {
+    for link in links {
+        let (dir, name) = split(link);
         let gone = super::path::directory(root, dir).and_then(|dir| {
             unlink(dir.as_fd(), name, false).map_err(|e| super::failed("unlinkat", e))
         });
         if let Err(e) = gone {
-            log::warn!("{:?}: {e}", show(&entry.name));
+            log::warn!("{:?}: {e}", show(link));
         }
     }
 }

@@ -48,7 +48,8 @@ mod timerfd;
 pub mod tty;
 mod unix_sk;
 
-pub use late::{cleanup, late};
+pub use late::late;
+pub(crate) use late::{cleanup, links};
 pub use open::Files;
 pub use plan::FilesPlan;
 

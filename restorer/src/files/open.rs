@@ -7,6 +7,7 @@ use super::set::{FileSet, TaskFiles};
 use super::{At, Error, Result, failed};
 use crate::Request;
 use crate::ns::Made;
+use crate::ns::mnt::Whole;
 use images::checkpoint::NsKind;
 use images::pages::Chain;
 use images::proto::{FownEntry, TtyType};
@@ -40,6 +41,8 @@ pub struct Files<'a> {
     pub(super) namespaces: HashMap<(NsKind, u32), Rc<OwnedFd>>,
     /// Masters of terminals that had to be made for mounts, by index.
     pub(super) masters: RefCell<Vec<(u32, OwnedFd)>>,
+    /// Mounts of which others are parts, as long as files without a name are made.
+    pub(super) wholes: Vec<Whole>,
     /// Roots of mount namespaces that are not the root task's, by the ids of their mounts.
     nested: HashMap<u32, Rc<OwnedFd>>,
     /// Their root mounts, and the root task's: ids.
@@ -77,6 +80,7 @@ impl<'a> Files<'a> {
             root: None,
             namespaces: HashMap::new(),
             masters: RefCell::default(),
+            wholes: Vec::new(),
             nested: HashMap::new(),
             root_mounts: HashSet::new(),
             held: HashMap::new(),
@@ -99,6 +103,11 @@ impl<'a> Files<'a> {
         self.namespaces = made.all().clone();
     }
 
+    /// Mounts of which others are parts.
+    pub(crate) fn set_wholes(&mut self, wholes: Vec<Whole>) {
+        self.wholes = wholes;
+    }
+
     /// Masters of terminals that had to be made for mounts, by index.
     pub(crate) fn set_masters(&mut self, masters: Vec<(u32, OwnedFd)>) {
         self.masters = masters.into();
@@ -119,6 +128,7 @@ impl<'a> Files<'a> {
             .map_err(|e| failed("open(/)", e))?;
         self.root = Some(self.raise(root.as_fd())?);
         self.make_named()?;
+        self.wholes.clear();
         let plan = self.plan;
         for inode in &plan.shared_memfds {
             self.memfd_inode(*inode)?;

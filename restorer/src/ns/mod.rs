@@ -84,6 +84,8 @@ pub(crate) struct Made {
     pub(crate) roots: Vec<(Vec<u32>, OwnedFd)>,
     /// Mounts that become read-only when all files are open.
     pub(crate) read_only: Vec<mnt::ReadOnly>,
+    /// Mounts of which others are parts.
+    pub(crate) wholes: Vec<mnt::Whole>,
     /// Masters of terminals that are mounted somewhere (`/dev/console`), by index.
     pub(crate) masters: Vec<(u32, OwnedFd)>,
 }
@@ -96,6 +98,7 @@ impl Made {
             fds: HashMap::new(),
             roots: Vec::new(),
             read_only: Vec::new(),
+            wholes: Vec::new(),
             masters: Vec::new(),
         }
     }

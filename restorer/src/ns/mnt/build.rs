@@ -183,6 +183,7 @@ impl MntPlan {
             compat: false,
         };
         build.plain(cx)?;
+        build.keep_wholes(cx)?;
         let steps = &self.trees.steps;
         let copies = steps.iter().any(|s| matches!(s, Step::Copy(..) | Step::Outside(_)));
         build.compat = self.compat || copies && !mount::has_set_group();

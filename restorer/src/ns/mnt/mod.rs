@@ -6,9 +6,11 @@ mod content;
 mod groups;
 mod options;
 mod plan;
+mod whole;
 
 pub(crate) use build::{Outside, ReadOnly, read_only};
 pub use options::MountOptions;
+pub(crate) use whole::Whole;
 
 use super::own;
 use crate::{Error, Request};

@@ -32,3 +32,8 @@ fn leases_stay_also_while_they_are_broken() {
 fn locks_are_refused_without_the_option() {
     Subject::new("file_lock").refused("--file-locks").check();
 }
+
+#[test]
+fn leases_stay_in_a_user_namespace() {
+    Subject::new("lease_user").dump_args(OPTION).restore_args(OPTION).flavour("uns").check();
+}

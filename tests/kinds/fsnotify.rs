@@ -17,3 +17,23 @@ fn watched_files_are_found_by_looking_for_them() {
     let scan = &["--force-irmap", "--irmap-scan-path", "/tmp"];
     Subject::new("inotify").dump_args(scan).check();
 }
+
+#[test]
+fn a_watch_in_another_mount_namespace_goes_on() {
+    Subject::new("inotify_mnt").flavour("pid,mnt").check();
+}
+
+#[test]
+fn fanotify_keeps_its_marks() {
+    Subject::new("fanotify").flavour("host").check();
+}
+
+#[test]
+fn fanotify_keeps_its_marks_in_mounts_of_its_own() {
+    Subject::new("fanotify").flavour("pid,mnt").check();
+}
+
+#[test]
+fn fanotify_that_is_asked_for_permission_is_refused() {
+    Subject::new("fanotify").args(&["permission"]).refused("asked for permission").check();
+}

@@ -13,3 +13,13 @@ fn sealed_memfds_stay_mapped() {
         .stock_cannot_restore("seals after mapping: busy")
         .check();
 }
+
+#[test]
+fn descriptors_of_shared_memory_stay() {
+    Subject::new("shm_fd").check();
+}
+
+#[test]
+fn descriptors_of_shared_memory_stay_in_namespaces() {
+    Subject::new("shm_fd").flavour("pid,mnt,net,ipc,uts").check();
+}

@@ -158,3 +158,9 @@ fn a_restore_that_fails_leaves_no_mount() {
     assert!(said.contains("--root option is required"), "{said}");
     restore(&sandbox, &Criu::ours(), &images, &args).expect("whole images");
 }
+
+#[test]
+fn a_file_linked_elsewhere_stays_one_in_a_user_namespace() {
+    let args = ["--link-remap"];
+    Subject::new("mnt_links").args(&["linked"]).flavour("uns").dump_args(&args).check();
+}

@@ -20,6 +20,7 @@ pub(crate) enum Kind {
     Signalfd,
     Timerfd,
     Inotify,
+    Fanotify,
     Memfd,
     Tty(Tty),
     Pidfd,
@@ -53,6 +54,7 @@ impl Kind {
             Self::Signalfd => FdTypes::Signalfd,
             Self::Timerfd => FdTypes::Timerfd,
             Self::Inotify => FdTypes::Inotify,
+            Self::Fanotify => FdTypes::Fanotify,
             Self::Memfd => FdTypes::Memfd,
             Self::Tty(_) => FdTypes::Tty,
             Self::Pidfd => FdTypes::Pidfd,
@@ -97,7 +99,7 @@ fn anonymous(name: &[u8]) -> Result<Kind, Why> {
         b"[timerfd]" => return Ok(Kind::Timerfd),
         b"inotify" | b"[inotify]" => return Ok(Kind::Inotify),
         b"[pidfd]" => return Ok(Kind::Pidfd),
-        b"[fanotify]" => return Err(Why::yet("fanotify")),
+        b"[fanotify]" => return Ok(Kind::Fanotify),
         b"bpf-map" => return Err(Why::yet("BPF maps")),
         b"bpf-prog" | b"bpf_link" | b"bpf_iter" | b"btf" => "BPF object",
         b"[io_uring]" => "io_uring",
@@ -168,6 +170,25 @@ pub(crate) fn fs_magic(open: &Open<'_>) -> Result<i64, Why> {
     Ok(fs.filesystem_type().0)
 }
 
+/// Memory that tasks share, by a name that only the kernel gives: of a memfd, or of a shared
+/// anonymous mapping that was opened through `/proc/PID/map_files`.
+fn is_shared_memory(link: &[u8]) -> bool {
+    link.starts_with(b"/memfd:")
+        || link == b"/dev/zero (deleted)"
+        || link == b"/anon_hugepage (deleted)"
+}
+
+/// Device of the kernel's own tmpfs, where such memory is.
+fn shm_dev() -> Result<u64, Why> {
+    static KNOWN: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+    if let Some(dev) = KNOWN.get() {
+        return Ok(*dev);
+    }
+    let memfd = sys::fd::memfd_create(b"criu", libc::MFD_CLOEXEC)?;
+    let dev = super::error::call(|| "fstat(memfd)".into(), nix::sys::stat::fstat(&memfd))?.st_dev;
+    Ok(*KNOWN.get_or_init(|| dev))
+}
+
 fn file(open: &Open<'_>) -> Result<Kind, Why> {
     // All that needs a second look lacks a name in a directory, or has a link without a path.
     if open.stat.st_nlink != 0 && open.link.starts_with(b"/") && !open.link.ends_with(b" (deleted)")
@@ -180,7 +201,10 @@ fn file(open: &Open<'_>) -> Result<Kind, Why> {
         };
     }
     match fs_magic(open)? {
-        magic::TMPFS | magic::HUGETLBFS if open.link.starts_with(b"/memfd:") => Ok(Kind::Memfd),
+        magic::TMPFS if is_shared_memory(open.link) && open.stat.st_dev == shm_dev()? => {
+            Ok(Kind::Memfd)
+        }
+        magic::HUGETLBFS if is_shared_memory(open.link) => Ok(Kind::Memfd),
         magic::NSFS => Ok(Kind::NsFile),
         magic::MQUEUE => Err(Why::refused("Can't dump POSIX message queue")),
         magic::SECRETMEM => Err(Why::refused("Can't dump secret memory")),

@@ -281,6 +281,7 @@ impl FileTable {
             Kind::Signalfd => self.signalfd(&open),
             Kind::Timerfd => self.timerfd(&open),
             Kind::Inotify => self.inotify(&open),
+            Kind::Fanotify => self.fanotify(&open),
             Kind::Memfd => self.memfd(&open),
             Kind::Tty(tty) => self.tty(&open, tty),
             Kind::Pidfd => self.pidfd(&open),

@@ -102,16 +102,40 @@ impl State {
         let mut found: Vec<Mount> = if self.all.mounts.root(ino).is_some() {
             self.all.mounts.with_dev(ino, dev)
         } else {
-            if self.mounts.is_none() {
-                let text = crate::proc::read(format!("/proc/{pid}/mountinfo"))
-                    .map_err(|e| Why::Text(e.to_string()))?;
-                self.mounts = Some(mountinfo(&text));
-            }
-            let all = self.mounts.iter().flatten();
+            let all = self.ours(pid)?.iter();
             all.filter(|m| m.dev == dev).cloned().collect()
         };
         found.sort_by_key(|m| m.root.len());
         Ok(found)
+    }
+
+    /// Mounts with this device in the tree's other namespaces than that of `pid`.
+    pub(crate) fn elsewhere(&mut self, pid: i32, dev: u32) -> Result<Vec<Mount>, Why> {
+        let ino = self.ns_of(pid)?;
+        let others = self.all.mounts.namespaces().filter(|other| *other != ino);
+        let mut found: Vec<Mount> =
+            others.flat_map(|ino| self.all.mounts.with_dev(ino, dev)).collect();
+        found.sort_by_key(|m| m.root.len());
+        Ok(found)
+    }
+
+    /// A mount of the namespace of `pid`, or of any of the tree's own.
+    pub(crate) fn mount(&mut self, pid: i32, id: i32) -> Result<Option<Mount>, Why> {
+        let own = self.all.mounts.mount(id.cast_unsigned());
+        if own.is_some() || !self.is_ours(pid)? {
+            return Ok(own);
+        }
+        Ok(self.ours(pid)?.iter().find(|m| m.id == id).cloned())
+    }
+
+    /// Our own mounts; `pid` is in our namespace.
+    fn ours(&mut self, pid: i32) -> Result<&[Mount], Why> {
+        if self.mounts.is_none() {
+            let text = crate::proc::read(format!("/proc/{pid}/mountinfo"))
+                .map_err(|e| Why::Text(e.to_string()))?;
+            self.mounts = Some(mountinfo(&text));
+        }
+        Ok(self.mounts.as_deref().unwrap_or_default())
     }
 }
 

@@ -202,6 +202,59 @@ pub fn inotify(text: &[u8]) -> Option<Vec<Watch>> {
         .collect()
 }
 
+/// What a fanotify watches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// An inode.
+    pub watch: Option<Watch>,
+    /// A mount, by its id.
+    pub mnt_id: Option<i32>,
+    /// `FAN_MARK_*` of the ignored events.
+    pub mflags: u32,
+    /// Events.
+    pub mask: u32,
+    /// Ignored events.
+    pub ignored_mask: u32,
+}
+
+/// Lines of a fanotify.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fanotify {
+    /// Flags of `fanotify_init`.
+    pub flags: u32,
+    /// `O_*` of descriptors in events.
+    pub event_flags: u32,
+    /// In the kernel's order.
+    pub marks: Vec<Mark>,
+}
+
+/// What a fanotify is and watches; `None` when a line does not parse.
+pub fn fanotify(text: &[u8]) -> Option<Fanotify> {
+    let mut out = Fanotify::default();
+    for line in lines_with(text, "fanotify ") {
+        if let Some(flags) = word(line, "flags") {
+            (out.flags, out.event_flags) = (hex(flags)?, hex(word(line, "event-flags")?)?);
+            continue;
+        }
+        let (mask, ignored_mask) = (hex(word(line, "mask")?)?, hex(word(line, "ignored_mask")?)?);
+        let sdev = word(line, "sdev").map(hex);
+        let watch = match word(line, "ino") {
+            None => None,
+            Some(ino) => {
+                let handle = handle(line);
+                Some(Watch { wd: 0, ino: hex(ino)?, sdev: sdev??, mask, ignored_mask, handle })
+            }
+        };
+        let mnt_id = match word(line, "mnt_id") {
+            None => None,
+            Some(id) => Some(hex::<u32>(id)?.cast_signed()),
+        };
+        let mflags = hex(word(line, "mflags")?)?;
+        out.marks.push(Mark { watch, mnt_id, mflags, mask, ignored_mask });
+    }
+    Some(out)
+}
+
 /// Lines of a timerfd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timer {
@@ -528,6 +581,26 @@ mod tests {
         assert_eq!((got[0].ino, got[0].sdev), (0x63b7, 15));
         assert_eq!((got[1].tfd, got[1].events, got[1].pos), (20, 0x8000_0019, 5));
         assert_eq!(epoll(b"tfd: x events: 0 data: 0\n"), None);
+    }
+
+    #[test]
+    fn marks_of_a_fanotify() {
+        let text = b"pos:\t0\nfanotify flags:12 event-flags:8000\n\
+            fanotify ino:4f969 sdev:800013 mflags:0 mask:3b ignored_mask:40000000 \
+            fhandle-bytes:8 fhandle-type:1 f_handle:69f90400c275b5b4\n\
+            fanotify mnt_id:12 mflags:40 mask:38 ignored_mask:3\n\
+            fanotify sdev:800013 mflags:0 mask:10 ignored_mask:0\n";
+        let got = fanotify(text).unwrap();
+        assert_eq!((got.flags, got.event_flags, got.marks.len()), (0x12, 0x8000, 3));
+        let watch = got.marks[0].watch.as_ref().unwrap();
+        assert_eq!(
+            (watch.ino, watch.sdev, watch.handle.as_ref().unwrap().0),
+            (0x4f969, 0x80_0013, 1)
+        );
+        assert_eq!((got.marks[0].mask, got.marks[0].ignored_mask), (0x3b, 0x4000_0000));
+        assert_eq!((got.marks[1].mnt_id, got.marks[1].mflags), (Some(0x12), 0x40));
+        assert_eq!((&got.marks[2].watch, got.marks[2].mnt_id), (&None, None));
+        assert_eq!(fanotify(b"fanotify flags:x event-flags:0\n"), None);
     }
 
     #[test]

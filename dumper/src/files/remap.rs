@@ -199,7 +199,7 @@ impl FileTable {
         let mut number = id;
         let name = loop {
             let name = format!("link_remap.{number}").into_bytes();
-            match sys::file::link_fd(path.own, at.as_fd(), &name) {
+            match self.link_fd(path.own, at.as_fd(), &name) {
                 Err(e) if e.errno() == libc::EEXIST => number += 1,
                 done => break done.map(|()| name)?,
             }
@@ -211,6 +211,30 @@ impl FileTable {
         self.push_reg(link);
         self.remap.links.0.push((at, name));
         Ok((RemapType::Linked, id))
+    }
+
+    /// `linkat`; in file systems of the tree's user namespace as its root, as nobody else has
+    /// ids there.
+    fn link_fd(
+        &self,
+        fd: BorrowedFd<'_>,
+        dir: BorrowedFd<'_>,
+        name: &[u8],
+    ) -> Result<(), sys::Error> {
+        let done = sys::file::link_fd(fd, dir, name);
+        let Some((uid, gid)) = self.ns.maps.root() else { return done };
+        if !done.as_ref().is_err_and(|e| e.errno() == libc::EOVERFLOW) {
+            return done;
+        }
+        let as_root = || {
+            sys::task::set_fs_ids(uid, gid)?;
+            sys::file::link_fd(fd, dir, name)
+        };
+        // The ids are a thread's own.
+        std::thread::scope(|scope| {
+            let ended = scope.spawn(as_root).join();
+            ended.unwrap_or_else(|_| Err(sys::Error::new("linkat", libc::ECANCELED)))
+        })
     }
 }
 

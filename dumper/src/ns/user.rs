@@ -34,6 +34,12 @@ impl Maps {
         if self.own { inside(&self.uids, outside) } else { outside }
     }
 
+    /// What the ids 0 inside are outside, if the namespace is the tree's own.
+    pub(crate) fn root(&self) -> Option<(u32, u32)> {
+        let outside = |map: &[UidGidExtent]| Some(map.iter().find(|e| e.first == 0)?.lower_first);
+        Some((outside(&self.uids)?, outside(&self.gids)?))
+    }
+
     /// The group id inside.
     pub(crate) fn gid(&self, outside: u32) -> u32 {
         if self.own { inside(&self.gids, outside) } else { outside }
@@ -83,6 +89,9 @@ mod tests {
             [0, 999, OVERFLOW, 5000, OVERFLOW, OVERFLOW]
         );
         assert_eq!(Maps::default().uid(7), 7);
+        assert_eq!(maps.root(), None);
+        let maps = Maps { gids: maps.uids.clone(), ..maps };
+        assert_eq!(maps.root(), Some((100_000, 100_000)));
         assert_eq!(parse("1 2"), None);
     }
 }

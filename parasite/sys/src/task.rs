@@ -1,8 +1,8 @@
 //! Tasks: making them with a chosen pid, and reading what the kernel tells by pid.
 
-use crate::Result;
 use crate::error::check;
 use crate::raw::CloneArgs;
+use crate::{Error, Result};
 
 /// Who returned from [`fork_with`].
 #[derive(Debug)]
@@ -69,6 +69,33 @@ pub fn set_capabilities(effective: u64, permitted: u64) -> Result<()> {
     // SAFETY: both are structs of the sizes that this version has, and outlive the call.
     let ret = unsafe { libc::syscall(libc::SYS_capset, header.as_mut_ptr(), data.as_ptr()) };
     check(ret, || format!("capset({effective:#x}, {permitted:#x})")).map(|_| ())
+}
+
+/// Makes files as this user and group from now on, with the capabilities that this thread has.
+/// Where ids are mapped, a user namespace's file systems take no others.
+pub fn set_fs_ids(uid: u32, gid: u32) -> Result<()> {
+    const HEADER: [u32; 2] = [0x2008_0522, 0];
+    for (nr, id, name) in
+        [(libc::SYS_setfsgid, gid, "setfsgid"), (libc::SYS_setfsuid, uid, "setfsuid")]
+    {
+        // SAFETY: takes a number.
+        unsafe { libc::syscall(nr, id) };
+        // SAFETY: an id that nobody can have changes nothing; the answer is the present one.
+        let now = unsafe { libc::syscall(nr, u32::MAX) };
+        if now != i64::from(id) {
+            return Err(Error::new(format_args!("{name}({id})"), libc::EPERM));
+        }
+    }
+    // Leaving id 0 takes the capabilities for files out of the effective ones.
+    let (mut header, mut data) = (HEADER, [0u32; 6]);
+    // SAFETY: both are structs of the sizes that this version has, and outlive the call.
+    let ret = unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), data.as_mut_ptr()) };
+    check(ret, || "capget".to_owned())?;
+    (data[0], data[3]) = (data[1], data[4]);
+    let mut header = HEADER;
+    // SAFETY: as above.
+    let ret = unsafe { libc::syscall(libc::SYS_capset, header.as_mut_ptr(), data.as_ptr()) };
+    check(ret, || "capset".to_owned()).map(|_| ())
 }
 
 /// `struct sched_attr` up to the fields of Linux 5.3.

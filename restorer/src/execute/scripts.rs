@@ -12,6 +12,7 @@ use crate::task::creds::{self, Creds};
 use crate::task::{amber, core, rlimits, seccomp, sigacts, signals, timers};
 use images::checkpoint::{Live, Task, Thread};
 use parasite_abi::restore::{Op, Stage, What};
+use std::collections::HashMap;
 use std::os::fd::RawFd;
 
 /// What of files is left for the blob.
@@ -21,6 +22,8 @@ pub(crate) struct Late {
     pub(crate) seals: Vec<(RawFd, u32)>,
     /// First descriptor that is ours and not the task's, and the next that is not.
     pub(crate) close: (RawFd, RawFd),
+    /// Owners of files under leases, by descriptor, where they matter.
+    pub(crate) lease_owners: HashMap<RawFd, u32>,
 }
 
 /// Whether a thread has something to do once it is traced.
@@ -53,7 +56,7 @@ pub(crate) fn write(
     let all = &task.threads[1..];
     let list = threads(plan, task, &stacks, shared, &mut data)?;
     leader_restore(plan, process, task, live, (list, all.len()), late, &mut script, &mut data)?;
-    leader_last(plan, process, task, live, &mut script, &mut data)?;
+    leader_last(plan, process, (task, live), late, &mut script, &mut data)?;
     let steps = script.place(&mut data)?;
 
     let words = [shared, steps, u64::from(task.pid), u64::MAX];
@@ -214,8 +217,8 @@ fn segments(plan: &Plan<'_>, script: &mut Script) {
 fn leader_last(
     plan: &Plan<'_>,
     process: &Process,
-    task: &Task,
-    live: &Live,
+    (task, live): (&Task, &Live),
+    late: &Late,
     script: &mut Script,
     data: &mut Data<'_>,
 ) -> Result<(), Error> {
@@ -224,7 +227,8 @@ fn leader_last(
         segments(plan, script);
     }
     // Nothing but the task's own descriptors is open any more, in any task.
-    file_lock::steps(&plan.files, task.pid.cast_signed(), script, data)?;
+    let who = (task.pid.cast_signed(), plan.facts.creds.uids[3]);
+    file_lock::steps(&plan.files, who, &late.lease_owners, script, data)?;
     if let Some(limits) = &tc.rlimits {
         rlimits::steps(&limits.rlimits, &plan.facts, script, data)?;
     }

@@ -19,6 +19,7 @@ use nix::sys::stat::Mode;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use parasite_abi::restore::Stage;
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fs;
 use std::io::Write;
@@ -269,6 +270,11 @@ fn live(cx: &mut Context<'_>, process: &Process, task: &Task) -> Result<Infallib
     let late = Late {
         seals: cx.files.seals(),
         close: (cx.plan.files.base_fd(), cx.plan.files.service_end()),
+        lease_owners: if cx.plan.ns.in_user_ns() {
+            cx.files.lease_owners(task.pid.cast_signed())?
+        } else {
+            HashMap::new()
+        },
     };
     let ready = scripts::write(cx.plan, process, (task, live, space), &fds, &late, arena)?;
     enter_blob::enter(&ready)

@@ -2,12 +2,13 @@
 //! process that closes any descriptor of a file loses its POSIX locks there.
 
 use super::set::FileSet;
-use super::{At, Error, FilesPlan, Result, failed};
+use super::{At, Error, Files, FilesPlan, Result, failed};
 use crate::script::{Data, Full, Script};
 use images::proto::FileLockEntry;
-use nix::fcntl::OFlag;
+use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::Mode;
 use parasite_abi::restore::What;
+use std::collections::HashMap;
 use std::os::fd::AsFd;
 
 const POSIX: u32 = 1;
@@ -41,10 +42,27 @@ pub(super) fn check(set: &FileSet, plan: &FilesPlan) -> Result<()> {
     Ok(())
 }
 
-/// Steps of task `vpid`.
+impl Files<'_> {
+    /// Owners of files on which the caller, task `vpid`, gets leases, by descriptor. In a user
+    /// namespace nothing else gives the right to one.
+    pub(crate) fn lease_owners(&self, vpid: i32) -> Result<HashMap<i32, u32>> {
+        let mut out = HashMap::new();
+        let own = |l: &&FileLockEntry| l.pid == vpid && l.flag == LEASE;
+        for lock in self.set.locks.iter().filter(own) {
+            let path = Self::self_path(lock.fd);
+            let stat = nix::sys::stat::fstatat(&self.proc, &path[..], AtFlags::empty())
+                .map_err(|e| failed(format_args!("stat(/proc/{path})"), e))?;
+            out.insert(lock.fd, stat.st_uid);
+        }
+        Ok(out)
+    }
+}
+
+/// Steps of task `vpid`, whose user is `user` so far; `owners` of the files under leases.
 pub(crate) fn steps(
     plan: &FilesPlan,
-    vpid: i32,
+    (vpid, user): (i32, u32),
+    owners: &HashMap<i32, u32>,
     script: &mut Script,
     data: &mut Data<'_>,
 ) -> Result<(), Full> {
@@ -56,8 +74,15 @@ pub(crate) fn steps(
                 script.call(What::FileLock, libc::SYS_flock, [fd, how]);
             }
             LEASE => {
+                let owner = owners.get(&lock.fd).filter(|owner| **owner != user);
+                if let Some(owner) = owner {
+                    script.call(What::FileLock, libc::SYS_setfsuid, [u64::from(*owner)]);
+                }
                 let args = [fd, F_SETLEASE, lease_of(plan, lock)];
                 script.call(What::FileLock, libc::SYS_fcntl, args);
+                if owner.is_some() {
+                    script.call(What::FileLock, libc::SYS_setfsuid, [u64::from(user)]);
+                }
             }
             kind => {
                 let command = if kind == OFD { F_OFD_SETLK } else { libc::F_SETLK as u64 };

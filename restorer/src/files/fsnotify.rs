@@ -54,7 +54,8 @@ impl Files<'_> {
     /// Opens a fanotify with its marks.
     pub(super) fn open_fanotify(&self, entry: &FanotifyFileEntry) -> Result<OwnedFd> {
         let fd = sys::events::fanotify(entry.faflags, entry.evflags)?;
-        for mark in &entry.mark {
+        // The kernel shows the newest first.
+        for mark in entry.mark.iter().rev() {
             self.add_mark(fd.as_fd(), mark).at(|| "fanotify mark".to_owned())?;
         }
         set_flags(fd.as_fd(), entry.flags)?;
@@ -68,10 +69,16 @@ impl Files<'_> {
             };
             (self.by_handle(&ie.f_handle, mark.s_dev, ie.i_ino)?, 0)
         } else {
-            let path = mark.me.as_ref().and_then(|m| m.path.clone());
-            let fd = match path {
-                Some(path) => sys::path::open_in_root(self.root()?, &path, libc::O_PATH)?,
-                None => self.mount_of(mark.s_dev)?,
+            let id = mark.me.as_ref().map(|m| m.mnt_id);
+            let point = id.and_then(|id| self.set.mount_points.get(&id));
+            let path = mark.me.as_ref().and_then(|m| m.path.as_ref());
+            let fd = match (point, path) {
+                (Some(path), _) => {
+                    let root = self.root_of(id.map(u32::cast_signed))?;
+                    sys::path::open_in_root(root, path, libc::O_PATH)?
+                }
+                (None, Some(path)) => sys::path::open_in_root(self.root()?, path, libc::O_PATH)?,
+                (None, None) => self.mount_of(mark.s_dev)?,
             };
             (fd, libc::FAN_MARK_MOUNT)
         };

@@ -86,6 +86,8 @@ pub(super) struct FileSet {
     pub(super) tcp_streams: BTreeMap<u32, TcpStream>,
     /// Memory files, by `inode_id`.
     pub(super) memfds: BTreeMap<u64, MemfdInodeEntry>,
+    /// Places of mounts in their namespaces, by id.
+    pub(super) mount_points: HashMap<u32, Vec<u8>>,
 }
 
 impl FileSet {
@@ -105,6 +107,9 @@ impl FileSet {
                 exe: live.mm.exe_file_id,
                 mapped: TaskFiles::mapped_ids(&live.mm.vmas),
             });
+        }
+        for mount in cp.ns.mnt.values().flatten() {
+            set.mount_points.insert(mount.mnt_id, mount.mountpoint.clone());
         }
         for entry in cp.files.iter() {
             match &entry.reg {

@@ -166,6 +166,11 @@ impl NsPlan {
         joined.map(|j| j.creds(facts)).or_else(|| Some(self.user.as_ref()?.creds(facts)))
     }
 
+    /// Whether tasks are in another user namespace than the restorer.
+    pub(crate) fn in_user_ns(&self) -> bool {
+        self.user.is_some() || self.joins.iter().any(|join| join.kind == NsKind::User)
+    }
+
     /// Whether the tree has namespaces of its own. Moving clocks does not count, as in CRIU.
     pub(crate) fn any(&self) -> bool {
         let time = self.time.as_ref().is_some_and(|t| t.own);

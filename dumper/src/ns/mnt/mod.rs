@@ -40,6 +40,10 @@ pub(crate) struct Mounts {
     analysis: Analysis,
 }
 
+fn short(m: &MountInfo) -> Mount {
+    Mount { id: m.id.cast_signed(), dev: m.dev, root: m.root.clone(), point: m.point.clone() }
+}
+
 impl Mounts {
     /// Looks at all of them, and refuses what could not be mounted again.
     pub(crate) fn collect(all: &Namespaces, request: &Request) -> Result<Self, Error> {
@@ -84,13 +88,18 @@ impl Mounts {
     pub(crate) fn with_dev(&self, ino: u64, dev: u32) -> Vec<Mount> {
         let at = self.places.iter().position(|(i, _)| *i == ino);
         let mounts = at.map_or(&[][..], |at| &self.all[at].mounts);
-        let short = |m: &MountInfo| Mount {
-            id: m.id.cast_signed(),
-            dev: m.dev,
-            root: m.root.clone(),
-            point: m.point.clone(),
-        };
         mounts.iter().filter(|m| m.dev == dev).map(short).collect()
+    }
+
+    /// A mount, by its id.
+    pub(crate) fn mount(&self, id: u32) -> Option<Mount> {
+        let (ns, at) = self.by_id.get(&id)?;
+        Some(short(&self.all[*ns].mounts[*at]))
+    }
+
+    /// Inodes of all namespaces.
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = u64> {
+        self.places.iter().map(|(ino, _)| *ino)
     }
 
     /// Writes the mounts of a namespace, and the content of its file systems.

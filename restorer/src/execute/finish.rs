@@ -41,12 +41,15 @@ pub(crate) fn seize_threads(plan: &Plan<'_>, pids: &Pids) -> Result<(), Error> {
     Ok(())
 }
 
-/// Links that the dump has left for us, with the root of the mount namespace that they are in.
+/// Names that are to go, and the root of the mount namespace that they are in.
+pub(crate) type Leftover<'a> = (Vec<&'a [u8]>, OwnedFd);
+
+/// Links that the dump has left for us.
 pub(crate) fn leftovers<'a>(
     plan: &'a Plan<'_>,
     pids: &Pids,
     root: i32,
-) -> Result<Vec<(Vec<&'a [u8]>, OwnedFd)>, Error> {
+) -> Result<Vec<Leftover<'a>>, Error> {
     let open = |pid: Option<i32>| {
         let path = pid.map_or_else(|| "/".to_owned(), |pid| format!("/proc/{pid}/root"));
         std::fs::File::open(&path)

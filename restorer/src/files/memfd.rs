@@ -74,7 +74,7 @@ impl Files<'_> {
         let anonymous = entry.name == if huge == 0 { ANONYMOUS } else { ANONYMOUS_HUGE };
         if anonymous && entry.seals == F_SEAL_SEAL && entry.size > 0 {
             let fd = self.anonymous(entry.size, huge)?;
-            if entry.size % PAGE_SIZE != 0 {
+            if !entry.size.is_multiple_of(PAGE_SIZE) {
                 // A mapping makes whole pages.
                 nix::unistd::ftruncate(&fd, entry.size as i64)
                     .map_err(|e| failed(format_args!("ftruncate({})", entry.size), e))?;

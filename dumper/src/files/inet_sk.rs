@@ -5,7 +5,9 @@ use super::parse::InetDiag;
 use super::sk_opts::{self, get_u32, opt_u32};
 use super::tcp_stream::Stream;
 use super::{FileTable, Open, entry};
-use images::proto::{FdTypes, InetSkEntry, IpOptsEntry, IpOptsRawEntry, SkShutdown, TcpOptsEntry};
+use images::proto::{
+    AmberSockoptEntry, FdTypes, InetSkEntry, IpOptsEntry, IpOptsRawEntry, SkShutdown, TcpOptsEntry,
+};
 use std::os::fd::BorrowedFd;
 use sys::tcp::state::{BOUND_INACTIVE, CLOSE, LISTEN};
 
@@ -46,10 +48,22 @@ impl FileTable {
                 closed_connection(own, family as i32 == libc::AF_INET6, &mut diag)?;
             }
             self.tcp_state(&diag)?;
+            upper_protocol(own)?;
         }
         let mut opts = sk_opts::collect(own, false)?;
         let same = (family as i32, kind as i32, proto as i32);
-        opts.amber_others = self.sk_defaults.differing(own, same);
+        opts.amber_others = match proto as i32 {
+            libc::IPPROTO_TCP if !is_connection(libc::IPPROTO_TCP, &diag) => {
+                self.sk_defaults.of_quiet(own, same)
+            }
+            _ => self.sk_defaults.differing(own, same),
+        };
+        if proto as i32 == libc::IPPROTO_TCP {
+            opts.amber_others.extend(diag.keys.iter().map(signing_key));
+        } else {
+            let v6 = family as i32 == libc::AF_INET6;
+            opts.amber_others.extend(self.memberships(open, net, v6)?);
+        }
         let words = if family as i32 == libc::AF_INET { 1 } else { 4 };
         let mut file = entry(FdTypes::Inetsk, open.id);
         file.isk = Some(InetSkEntry {
@@ -97,12 +111,13 @@ impl FileTable {
             return Err(Why::yet("connected raw and ping sockets"));
         }
         self.datagrams(open)?;
-        let (_, ns_id) = self.net_of(open)?;
+        let (net, ns_id) = self.net_of(open)?;
         let (port, words) = address(&sys::socket::own_name(own)?, v6);
         let raw = kind as i32 == libc::SOCK_RAW;
         let mut opts = sk_opts::collect(own, false)?;
         let same = (family as i32, kind as i32, proto as i32);
         opts.amber_others = self.sk_defaults.differing(own, same);
+        opts.amber_others.extend(self.memberships(open, net, v6)?);
         let mut ip = ip_opts(own, v6);
         if raw {
             let level = if v6 { libc::IPPROTO_IPV6 } else { libc::IPPROTO_IP };
@@ -170,6 +185,49 @@ impl FileTable {
             }
         }
     }
+}
+
+/// Refuses what another protocol between TCP and the program keeps to itself.
+fn upper_protocol(fd: BorrowedFd<'_>) -> Result<(), Why> {
+    const TCP_ULP: i32 = 31;
+    const TCP_AO_INFO: i32 = 40;
+    let mut name = [0u8; 16];
+    if let Ok(len @ 1..) = sys::fd::getsockopt(fd, libc::IPPROTO_TCP, TCP_ULP, &mut name) {
+        let name = name[..len.min(name.len())].split(|b| *b == 0).next().unwrap_or_default();
+        let name = String::from_utf8_lossy(name);
+        return Err(Why::refused(format!(
+            "Can't dump TCP socket with upper layer protocol {name} (TCP_ULP): its state is the \
+             kernel's alone"
+        )));
+    }
+    if sys::fd::getsockopt(fd, libc::IPPROTO_TCP, TCP_AO_INFO, &mut [0; 64]).is_ok() {
+        return Err(Why::yet("TCP sockets that sign segments with TCP-AO keys"));
+    }
+    Ok(())
+}
+
+/// The option that has segments signed (MD5), of `struct tcp_diag_md5sig`: family, length of the
+/// prefix, of the key, address, key.
+fn signing_key(diag: &[u8; 100]) -> AmberSockoptEntry {
+    const TCP_MD5SIG: i32 = 14;
+    const TCP_MD5SIG_EXT: i32 = 32;
+    const FLAG_PREFIX: u8 = 1;
+    const ADDRESS: usize = 128;
+    let (family, prefix) = (diag[0], diag[1]);
+    let (at, len) = if i32::from(family) == libc::AF_INET { (4, 4) } else { (8, 16) };
+    // struct tcp_md5sig.
+    let mut value = vec![0u8; ADDRESS + 88];
+    value[0] = family;
+    value[at..at + len].copy_from_slice(&diag[4..4 + len]);
+    value[ADDRESS + 1] = prefix;
+    value[ADDRESS + 2..ADDRESS + 4].copy_from_slice(&diag[2..4]);
+    value[ADDRESS + 8..].copy_from_slice(&diag[20..]);
+    let whole = usize::from(prefix) == 8 * len;
+    if !whole {
+        value[ADDRESS] = FLAG_PREFIX;
+    }
+    let name = if whole { TCP_MD5SIG } else { TCP_MD5SIG_EXT };
+    AmberSockoptEntry { level: libc::SOL_TCP, name, value, device: None }
 }
 
 /// Whether the socket has a peer, or had one.

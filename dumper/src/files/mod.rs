@@ -23,6 +23,7 @@ mod irmap;
 mod kind;
 mod memfd;
 mod mounts;
+mod multicast;
 mod net_lock;
 mod netlink_sk;
 mod ns_file;
@@ -104,6 +105,8 @@ pub struct FileTable {
     unix: unix_sk::State,
     diag: sock_diag::State,
     sk_defaults: sk_others::Defaults,
+    /// Multicast groups of network namespaces, by inode.
+    groups: HashMap<u64, Vec<multicast::Group>>,
     /// Before the connections: packets may come again before repair is off.
     net_lock: net_lock::State,
     tcp: tcp_stream::State,
@@ -180,6 +183,7 @@ impl FileTable {
             unix: unix_sk::State::default(),
             diag: sock_diag::State::new(ns),
             sk_defaults: sk_others::Defaults::default(),
+            groups: HashMap::new(),
             net_lock: net_lock::State::default(),
             tcp: tcp_stream::State::default(),
         })

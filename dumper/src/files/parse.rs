@@ -416,6 +416,8 @@ pub struct InetDiag {
     pub ino: u32,
     /// Bit 0 receive, bit 1 send.
     pub shutdown: u8,
+    /// Keys that sign segments (`struct tcp_diag_md5sig`).
+    pub keys: Vec<[u8; 100]>,
 }
 
 fn u32_at(b: &[u8], at: usize) -> Option<u32> {
@@ -462,10 +464,14 @@ pub fn inet_diag(b: &[u8]) -> Option<InetDiag> {
         wqueue: u32_at(b, 60)?,
         ino: u32_at(b, 68)?,
         shutdown: 0,
+        keys: Vec::new(),
     };
     for (kind, p) in attributes(b.get(72..)?) {
-        if kind == 8 {
-            out.shutdown = *p.first()?;
+        match kind {
+            8 => out.shutdown = *p.first()?,
+            // INET_DIAG_MD5SIG
+            18 => out.keys = p.as_chunks().0.to_vec(),
+            _ => {}
         }
     }
     Some(out)

@@ -2,8 +2,8 @@
 //!
 //! Only those whose value differs from that of a new socket of the same kind are saved; the
 //! restorer sets them as they come. Not here: what the kernel changes by itself (MSS, quick
-//! acknowledgements, the CPU of the last packet), and memberships of multicast groups, which no
-//! call reads back.
+//! acknowledgements), but for sockets that no segment changes; memberships of multicast groups
+//! have a module of their own.
 
 use images::proto::AmberSockoptEntry;
 use std::collections::HashMap;
@@ -22,6 +22,9 @@ const SOCKET: &[i32] = &[
     46, // SO_BUSY_POLL
     47, // SO_MAX_PACING_RATE
     60, // SO_ZEROCOPY
+    61, // SO_TXTIME
+    69, // SO_PREFER_BUSY_POLL
+    73, // SO_RESERVE_MEM
     74, // SO_TXREHASH
     75, // SO_RCVMARK
     76, // SO_PASSPIDFD
@@ -36,6 +39,7 @@ const IP: &[i32] = &[
     11, // IP_RECVERR
     12, // IP_RECVTTL
     13, // IP_RECVTOS
+    18, // IP_PASSSEC
     19, // IP_TRANSPARENT
     20, // IP_RECVORIGDSTADDR
     21, // IP_MINTTL
@@ -55,6 +59,7 @@ const IP: &[i32] = &[
 /// Of IPv6 sockets; they have those of IPv4 too, for mapped addresses.
 const IPV6: &[i32] = &[
     7,  // IPV6_CHECKSUM
+    11, // IPV6_FLOWINFO
     16, // IPV6_UNICAST_HOPS
     17, // IPV6_MULTICAST_IF
     18, // IPV6_MULTICAST_HOPS
@@ -63,6 +68,7 @@ const IPV6: &[i32] = &[
     25, // IPV6_RECVERR
     29, // IPV6_MULTICAST_ALL
     31, // IPV6_RECVERR_RFC4884
+    33, // IPV6_FLOWINFO_SEND
     51, // IPV6_RECVHOPLIMIT
     53, // IPV6_RECVHOPOPTS
     56, // IPV6_RECVRTHDR
@@ -94,6 +100,16 @@ const TCP: &[i32] = &[
     34, // TCP_FASTOPEN_NO_COOKIE
     36, // TCP_INQ
     37, // TCP_TX_DELAY
+    44, // TCP_RTO_MAX_MS
+    45, // TCP_RTO_MIN_US
+    46, // TCP_DELACK_MAX_US
+];
+
+/// Of listeners, and sockets that are not connected yet: what segments would change.
+const QUIET: &[(i32, i32)] = &[
+    (libc::SOL_SOCKET, 49), // SO_INCOMING_CPU
+    (libc::SOL_TCP, 2),     // TCP_MAXSEG
+    (libc::SOL_TCP, 10),    // TCP_WINDOW_CLAMP
 ];
 
 const UDP: &[i32] = &[
@@ -124,11 +140,20 @@ pub(crate) struct Defaults(HashMap<Kind, Vec<AmberSockoptEntry>>);
 impl Defaults {
     /// What is not as in a new socket.
     pub(crate) fn differing(&mut self, fd: BorrowedFd<'_>, kind: Kind) -> Vec<AmberSockoptEntry> {
-        let mut now = all(fd, kind);
+        self.of(fd, kind, false)
+    }
+
+    /// The same of a TCP socket that no segment has changed yet.
+    pub(crate) fn of_quiet(&mut self, fd: BorrowedFd<'_>, kind: Kind) -> Vec<AmberSockoptEntry> {
+        self.of(fd, kind, true)
+    }
+
+    fn of(&mut self, fd: BorrowedFd<'_>, kind: Kind, quiet: bool) -> Vec<AmberSockoptEntry> {
+        let mut now = all(fd, kind, quiet);
         let new = self.0.entry(kind).or_insert_with(|| {
             // Where no such socket can be made for comparison, all are kept.
             sys::net::socket(kind.0, kind.1, kind.2)
-                .map(|fd| all(fd.as_fd(), kind))
+                .map(|fd| all(fd.as_fd(), kind, kind.2 == libc::IPPROTO_TCP))
                 .unwrap_or_default()
         });
         now.retain(|option| !new.contains(option));
@@ -144,7 +169,7 @@ const NOT_OF_STREAMS: &[(i32, i32)] = &[
     (libc::IPPROTO_IPV6, 18), // IPV6_MULTICAST_HOPS
 ];
 
-fn all(fd: BorrowedFd<'_>, (family, kind, protocol): Kind) -> Vec<AmberSockoptEntry> {
+fn all(fd: BorrowedFd<'_>, (family, kind, protocol): Kind, quiet: bool) -> Vec<AmberSockoptEntry> {
     let of_protocol = match (family, protocol) {
         (libc::AF_INET | libc::AF_INET6, libc::IPPROTO_TCP) => TCP,
         (libc::AF_INET | libc::AF_INET6, libc::IPPROTO_UDP | libc::IPPROTO_UDPLITE) => UDP,
@@ -159,20 +184,28 @@ fn all(fd: BorrowedFd<'_>, (family, kind, protocol): Kind) -> Vec<AmberSockoptEn
         (if protocol == libc::IPPROTO_TCP { libc::SOL_TCP } else { libc::SOL_UDP }, of_protocol),
     ];
     let mut out = Vec::new();
+    if quiet {
+        for &(level, name) in QUIET {
+            out.extend(option(fd, level, name));
+        }
+    }
     for (level, names) in groups {
         for &name in names {
             if kind == libc::SOCK_STREAM && NOT_OF_STREAMS.contains(&(level, name)) {
                 continue;
             }
-            let mut value = [0u8; 16];
-            // Kernels without an option have nothing to lose.
-            if let Ok(len) = sys::fd::getsockopt(fd, level, name, &mut value) {
-                let value = value[..len.min(value.len())].to_vec();
-                out.push(AmberSockoptEntry { level, name, value });
-            }
+            out.extend(option(fd, level, name));
         }
     }
     out
+}
+
+fn option(fd: BorrowedFd<'_>, level: i32, name: i32) -> Option<AmberSockoptEntry> {
+    let mut value = [0u8; 16];
+    // Kernels without an option have nothing to lose.
+    let len = sys::fd::getsockopt(fd, level, name, &mut value).ok()?;
+    let value = value[..len.min(value.len())].to_vec();
+    Some(AmberSockoptEntry { level, name, value, device: None })
 }
 
 #[cfg(test)]
@@ -191,7 +224,8 @@ mod tests {
             assert_eq!(defaults.differing(fd.as_fd(), kind), []);
             let one = 1i32.to_ne_bytes();
             sys::fd::setsockopt(fd.as_fd(), libc::SOL_SOCKET, 29, &one).unwrap();
-            let want = AmberSockoptEntry { level: libc::SOL_SOCKET, name: 29, value: one.to_vec() };
+            let want = option(fd.as_fd(), libc::SOL_SOCKET, 29).unwrap();
+            assert_eq!(want.value, one);
             assert_eq!(defaults.differing(fd.as_fd(), kind), [want]);
         }
     }

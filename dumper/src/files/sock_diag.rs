@@ -75,7 +75,9 @@ impl State {
     ) -> Result<&HashMap<u32, InetDiag>, Why> {
         let key = (ns, family, protocol);
         if !self.inet.contains_key(&key) {
-            let mut body = vec![family, protocol, 0, 0];
+            // Only with this (INET_DIAG_INFO) the keys that sign segments are told.
+            let info = if i32::from(protocol) == libc::IPPROTO_TCP { 1 << 1 } else { 0 };
+            let mut body = vec![family, protocol, info, 0];
             body.extend(u32::MAX.to_ne_bytes());
             body.extend([0u8; 48]);
             let list = match self.ask(ns, &body) {

@@ -195,6 +195,13 @@ impl FileTable {
         for info in &self.ttys.infos {
             let alone = info.id & 1 == 0 && !self.ttys.infos.iter().any(|i| i.id == info.id | 1);
             let Some(end) = self.ttys.ends.get(&info.id) else { continue };
+            let unread = int(end.fd.as_fd(), libc::FIONREAD).unwrap_or(0);
+            if alone && self.request.orphan_pts_master && unread > 0 {
+                log::warn!(
+                    "pty {}: {unread} bytes of unread input are lost, as its master is outside",
+                    info.id >> 1
+                );
+            }
             if alone && !self.request.shell_job && !self.request.orphan_pts_master {
                 return Err(self.walk.descs[end.desc].error(Why::refused(format!(
                     "Found dangling tty with sid {} pgid {} whose master is outside the tree. \

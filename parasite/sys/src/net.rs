@@ -140,6 +140,18 @@ pub fn device_index(name: &str) -> Result<u32> {
     }
 }
 
+/// `ioctl(SIOCGIFINDEX)`: the number of a device in the network namespace of a socket.
+pub fn index_seen_by(socket: BorrowedFd<'_>, name: &str) -> Result<u32> {
+    const SIOCGIFINDEX: u64 = 0x8933;
+    let failed = |errno| crate::Error::new(format_args!("ioctl(SIOCGIFINDEX, {name})"), errno);
+    // struct ifreq: 16 bytes of name, then the number.
+    let mut request = [0u8; 40];
+    let to = request.get_mut(..name.len()).filter(|to| to.len() < libc::IF_NAMESIZE);
+    to.ok_or_else(|| failed(libc::EINVAL))?.copy_from_slice(name.as_bytes());
+    crate::fd::ioctl_bytes(socket, SIOCGIFINDEX, &mut request).map_err(|e| failed(e.errno()))?;
+    Ok(u32::from_ne_bytes([request[16], request[17], request[18], request[19]]))
+}
+
 /// `if_indextoname(3)`: the name of a network device.
 pub fn device_name(index: u32) -> Result<Vec<u8>> {
     let mut name = [0u8; libc::IF_NAMESIZE];

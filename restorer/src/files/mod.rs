@@ -26,6 +26,7 @@ mod ghost;
 mod inet_sk;
 mod late;
 mod memfd;
+mod multicast;
 mod net;
 pub mod net_lock;
 mod netlink_sk;

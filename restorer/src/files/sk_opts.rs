@@ -1,7 +1,7 @@
 //! Options that all sockets have. A value that is right already is not set again: setting may
 //! need rights, and pins what the kernel otherwise tunes.
 
-use super::{At, Result};
+use super::{At, Result, multicast};
 use images::proto::{SkOptsEntry, TcpOptsEntry, TcpStreamEntry};
 use std::os::fd::BorrowedFd;
 
@@ -47,7 +47,7 @@ const LATE: [i32; 2] = [42, 44];
 
 /// Options that only our images have.
 fn others(fd: BorrowedFd<'_>, opts: &SkOptsEntry, which: impl Fn(i32) -> bool) -> Result<()> {
-    for other in &opts.amber_others {
+    for other in opts.amber_others.iter().filter(|o| !multicast::is_membership(o)) {
         let early = other.level != libc::SOL_SOCKET || which(other.name);
         let mut now = vec![0u8; other.value.len()];
         let same = sys::fd::getsockopt(fd, other.level, other.name, &mut now)
@@ -94,7 +94,8 @@ pub(super) fn restore(fd: BorrowedFd<'_>, opts: &SkOptsEntry) -> Result<()> {
     if !opts.so_filter.is_empty() {
         sys::net::attach_filter(fd, &opts.so_filter)?;
     }
-    others(fd, opts, |_| true)
+    others(fd, opts, |_| true)?;
+    multicast::join(fd, &opts.amber_others)
 }
 
 /// TCP's own options; `stream` and `old` are where images before 4.0 have them.

@@ -71,7 +71,7 @@ fn a_namespace_is_joined_instead_of_the_trees_own() {
         .args(&["joined"])
         .prepare(UTS)
         .flavour("uts")
-        .stock_cannot_restore("makes the tree's own all the same")
+        .stock_cannot_restore("writes what the images have into the one it joins")
         .restore_args(&["--join-ns", "uts:/mnt/uts"])
         .check();
 }

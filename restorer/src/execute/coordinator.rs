@@ -176,7 +176,7 @@ impl Tree<'_> {
             lock.enter(self.root)?;
             groups.place_root_inside(plan, self.root)?;
             if let Some(net) = &plan.ns.net {
-                outside = Some(net.fill(plan.cp, self.root, plan.files.service_fd())?);
+                outside = Some(net.fill(plan.cp, self.root, |at| board.told(at))?);
             }
             lock.pass_rules(&plan.files, self.request)?;
             hook(hooks, Action::PostSetupNamespaces, Some(self.root))?;
@@ -281,7 +281,7 @@ impl Tree<'_> {
         };
         let born_in = ns.pid.as_ref().map(PidPlan::for_children).transpose()?;
         let flags = flags | ns.clone_flags();
-        let made = fork::fork(flags, pid.cast_signed(), || task::root(&mut context));
+        let made = fork::fork(flags, pid.cast_signed(), libc::SIGCHLD, || task::root(&mut context));
         drop(born_in);
         self.root = made.map_err(|e| Error::from(e).of_task(pid))?;
         self.pids = Pids::new(self.root, ns.pid.is_some())?;

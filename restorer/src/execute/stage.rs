@@ -12,6 +12,8 @@ pub(crate) const LEN: usize = 8192;
 pub(crate) const COMPARED: usize = 0;
 /// Number for [`Board::count`]: pages found equal.
 pub(crate) const KEPT: usize = 1;
+/// First of the numbers for [`Board::tell`], behind those for [`Board::count`].
+const TOLD: usize = word::HOST + 2;
 /// Longest text of a failure, in bytes.
 const TEXT_MAX: usize = (word::HOST - word::FAULT_DATA) * 4;
 
@@ -86,6 +88,17 @@ impl Board {
     /// Coordinator: such a number.
     pub(crate) fn counted(&self, what: usize) -> u64 {
         self.page.words()[word::HOST + what].load(Ordering::Relaxed).into()
+    }
+
+    /// Task: tells the coordinator a number, before it reports the present stage.
+    pub(crate) fn tell(&self, which: usize, number: u32) -> bool {
+        let word = self.page.words().get(TOLD + which);
+        word.inspect(|w| w.store(number, Ordering::Relaxed)).is_some()
+    }
+
+    /// Coordinator: the number that was told.
+    pub(crate) fn told(&self, which: usize) -> Option<u32> {
+        self.page.words().get(TOLD + which).map(|w| w.load(Ordering::Relaxed))
     }
 
     /// Task: sleeps until `stage` is open, or for `time`; true when it is open.

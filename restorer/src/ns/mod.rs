@@ -147,14 +147,22 @@ impl NsPlan {
             joins,
         };
         for kind in plan.joins.iter().map(|join| join.kind).collect::<Vec<_>>() {
-            match kind {
-                NsKind::Time => plan.time = None,
-                NsKind::Uts => plan.uts = None,
-                NsKind::Ipc => plan.ipc = None,
-                NsKind::Net => plan.net = None,
-                NsKind::Mnt => plan.mnt = None,
-                NsKind::User => plan.user = None,
-                NsKind::Pid | NsKind::Cgroup => {}
+            // Clocks are moved whether there is a namespace or not.
+            let left_out = match kind {
+                NsKind::Time => plan.time.take().is_some_and(|t| t.own),
+                NsKind::Uts => plan.uts.take().is_some(),
+                NsKind::Ipc => plan.ipc.take().is_some(),
+                NsKind::Net => plan.net.take().is_some(),
+                NsKind::Mnt => plan.mnt.take().is_some(),
+                NsKind::User => plan.user.take().is_some(),
+                NsKind::Pid | NsKind::Cgroup => false,
+            };
+            if left_out {
+                let name = kind.name();
+                log::warn!(
+                    "--join-ns {name}: what the images have of the tree's own {name} namespace is \
+                     left out; the one that is joined stays as it is"
+                );
             }
         }
         Ok(plan)

@@ -6,12 +6,16 @@
 //! filter.rs    nftables-N iptables-N ip6tables-N  text
 //! conntrack.rs netns-ct-N netns-exp-N         the kernel's messages
 //! sysctl.rs    netns-N                        and the settings of each link
+//! neigh.rs     netns-N                        neighbours that somebody wrote down
+//! left_out.rs  what no image holds
 //! ```
 //! All is asked for by a thread of ours that is in the namespace.
 
 mod conntrack;
 mod filter;
+mod left_out;
 mod links;
+mod neigh;
 mod raw;
 mod sysctl;
 mod tun;
@@ -34,6 +38,7 @@ pub(crate) fn check(ns: &Namespace, cx: &Cx<'_>) -> Result<(), Error> {
     ns.inside(|| {
         let mut route = Socket::open(libc::NETLINK_ROUTE)?;
         links::collect(&mut route, request)?;
+        left_out::tell(&mut route, ns.id)?;
         filter::check()
     })
 }
@@ -68,6 +73,7 @@ pub(crate) fn dump(ns: &Namespace, cx: &Cx<'_>) -> Result<(), Error> {
         filter::dump(ns.id, dir)?;
         let mut entry = sysctl::namespace(&|group| inside_group(&map, group))?;
         entry.nsids = nsids;
+        entry.amber_neighbours = Some(neigh::collect(&mut route)?).filter(|n| !n.is_empty());
         dir.write_one(Image::Netns(ns.id), &entry)?;
         Ok(())
     })

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 use sys::netlink::{self, Socket, messages};
 
 const RTM_DELLINK: u16 = 17;
@@ -79,7 +80,7 @@ pub(super) fn links(all: &Links, made: &HashMap<u32, OwnedFd>) -> Result<Outside
             }
             How::PeerOutside { name, bridge } => {
                 let peer = links::outer_peer(name, own.as_raw_fd());
-                route.order(&links::create(link, None, Some(&peer)))?;
+                make_when_free(route, name, &links::create(link, None, Some(&peer)))?;
                 outside.names.push(name.clone());
                 join_bridge(&mut host, name, bridge.as_deref())?;
             }
@@ -96,6 +97,28 @@ pub(super) fn links(all: &Links, made: &HashMap<u32, OwnedFd>) -> Result<Outside
         }
     }
     Ok(outside)
+}
+
+/// How long a name outside may be taken by a link that is on its way out.
+const LEAVING: Duration = Duration::from_secs(5);
+
+/// The links of a namespace go some time after its last task, those outside with them: a name that
+/// is taken may be that of the very link that is made anew.
+fn make_when_free(route: &mut Socket, name: &str, create: &netlink::Request) -> Result<(), Error> {
+    let begun = Instant::now();
+    let mut told = false;
+    loop {
+        match route.order(create) {
+            Err(e) if e.errno() == libc::EEXIST && begun.elapsed() < LEAVING => {
+                if !told {
+                    log::warn!("link {name} is still there: waiting up to {LEAVING:?} for its end");
+                    told = true;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            done => return Ok(done?),
+        }
+    }
 }
 
 /// Sends what not every kernel has.

@@ -22,14 +22,12 @@ mod tun;
 
 pub(crate) use make::Outside;
 
-use super::{Cx, enter, external, own};
+use super::{Cx, Made, enter, external, own};
 use crate::{Error, Request};
 use images::checkpoint::{Checkpoint, Net, NsKind};
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 /// What will be made.
 #[derive(Debug)]
@@ -111,8 +109,7 @@ impl NetPlan {
         self.namespaces.iter().any(|one| one.root && !matches!(one.from, From::Given(_)))
     }
 
-    /// Makes those of other tasks and enters the root's, in the root task. All of them are kept,
-    /// in the order of the plan, which is that of their numbers.
+    /// Makes those of other tasks and enters the root's, in the root task. All of them are kept.
     pub(crate) fn prepare(&self, cx: &mut Cx<'_>) -> Result<(), Error> {
         let here = |cx: &Cx<'_>| super::open_proc(cx.proc, "self/ns/net");
         let own = here(cx)?;
@@ -138,9 +135,14 @@ impl NetPlan {
     }
 
     /// Fills all of them; in the coordinator, when the root task `root` has made them and waits.
-    /// `least`: where its descriptors of them begin.
-    pub(crate) fn fill(&self, cp: &Checkpoint, root: i32, least: RawFd) -> Result<Outside, Error> {
-        let made = self.find(root, least)?;
+    /// `told`: which descriptors it holds them by ([`Self::numbers`]).
+    pub(crate) fn fill(
+        &self,
+        cp: &Checkpoint,
+        root: i32,
+        told: impl Fn(usize) -> Option<u32>,
+    ) -> Result<Outside, Error> {
+        let made = self.find(root, told)?;
         let user = cp.root().ids.as_ref().map(|ids| NsKind::User.id(ids));
         let user = user.and_then(|id| cp.ns.user.get(&id));
         let of_images = || self.namespaces.iter().filter(|one| one.from == From::Images);
@@ -171,76 +173,26 @@ impl NetPlan {
         Ok(outside)
     }
 
-    /// The namespaces by their ids: given ones are ours, the root task is in its own, and it
-    /// holds the others in the order of the plan.
-    fn find(&self, root: i32, least: RawFd) -> Result<HashMap<u32, OwnedFd>, Error> {
-        let open = |path: String| {
-            let file = File::open(&path).and_then(|f| Ok((f.metadata()?.ino(), OwnedFd::from(f))));
-            file.map_err(|e| Error::from(sys::Error::io(format_args!("open({path})"), &e)))
-        };
-        // Ours is inherited by the root task, as may be what we were given besides.
-        let (own, own_fd) = open("/proc/self/ns/net".into())?;
-        let mut seen = HashSet::from([own]);
-        let mut found = HashMap::new();
-        for one in &self.namespaces {
-            let path = match one.from {
-                From::Given(fd) => format!("/proc/self/fd/{fd}"),
-                _ if one.root => format!("/proc/{root}/ns/net"),
-                _ => continue,
-            };
-            let (ino, fd) = open(path)?;
-            seen.insert(ino);
-            found.insert(one.id, fd);
-        }
-        let mut held = self.held(root, least, own_fd.as_fd(), seen)?.into_iter();
-        for one in &self.namespaces {
-            if let Entry::Vacant(place) = found.entry(one.id) {
-                let lost = || Error::NetNs("the root task has lost track of them".into());
-                place.insert(held.next().ok_or_else(lost)?);
-            }
-        }
-        Ok(found)
+    /// Descriptors of the namespaces in the root task, in the order of the plan: told to the
+    /// coordinator, which fills them.
+    pub(crate) fn numbers(&self, made: &Made) -> Vec<RawFd> {
+        let fd = |one: &One| made.get(NsKind::Net, one.id).map_or(-1, |fd| fd.as_raw_fd());
+        self.namespaces.iter().map(fd).collect()
     }
 
-    /// Namespaces that the root task holds at `least` and above, none of which is `seen`.
-    fn held(
+    /// The namespaces by their ids, as the root task holds them.
+    fn find(
         &self,
         root: i32,
-        least: RawFd,
-        own: BorrowedFd<'_>,
-        mut seen: HashSet<u64>,
-    ) -> Result<Vec<OwnedFd>, Error> {
-        let dir = format!("/proc/{root}/fd");
-        let failed = |what: &str, e: &std::io::Error| sys::Error::io(what, e);
-        let nsfs = nix::sys::stat::fstat(own)
-            .map_err(|e| sys::Error::new("fstat(/proc/self/ns/net)", e as i32))?
-            .st_dev;
-        let mut numbers = Vec::new();
-        for entry in std::fs::read_dir(&dir).map_err(|e| failed(&dir, &e))? {
-            let name = entry.map_err(|e| failed(&dir, &e))?.file_name();
-            numbers.extend(name.to_str().and_then(|n| n.parse::<RawFd>().ok()));
-        }
-        numbers.retain(|n| *n >= least);
-        numbers.sort_unstable();
-        let mut held = Vec::new();
-        for number in numbers {
-            let path = format!("{dir}/{number}");
-            // By what it is, not by its link: that names the place where one is mounted.
-            let Ok(meta) = std::fs::metadata(&path) else { continue };
-            if meta.dev() != nsfs || seen.contains(&meta.ino()) {
-                continue;
-            }
-            let file = File::open(&path).map_err(|e| failed(&path, &e))?;
-            if is_net(file.as_fd()) && seen.insert(meta.ino()) {
-                held.push(file.into());
-            }
-        }
-        Ok(held)
+        told: impl Fn(usize) -> Option<u32>,
+    ) -> Result<HashMap<u32, OwnedFd>, Error> {
+        let open = |(at, one): (usize, &One)| {
+            let lost = || Error::NetNs("more of them than the root task can tell of".into());
+            let path = format!("/proc/{root}/fd/{}", told(at).ok_or_else(lost)?);
+            let file =
+                File::open(&path).map_err(|e| sys::Error::io(format!("open({path})"), &e))?;
+            Ok((one.id, OwnedFd::from(file)))
+        };
+        self.namespaces.iter().enumerate().map(open).collect()
     }
-}
-
-/// Whether it is a network namespace (`ioctl_nsfs(2)`).
-fn is_net(fd: BorrowedFd<'_>) -> bool {
-    const NS_GET_NSTYPE: u64 = 0xb703;
-    sys::fd::ioctl_int(fd, NS_GET_NSTYPE, 0).is_ok_and(|kind| kind == libc::CLONE_NEWNET)
 }

@@ -6,8 +6,8 @@ use images::checkpoint::Net;
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use sys::netlink::{
-    APPEND, CREATE, EXCL, HEADER, Message, REPLACE, Request, Socket, attribute, messages,
-    plain_route,
+    APPEND, CREATE, EXCL, HEADER, Message, REPLACE, Request, Socket, attribute, attributes,
+    messages, plain_route,
 };
 
 const RTM_NEWADDR: u16 = 20;
@@ -21,6 +21,7 @@ pub(super) fn restore(net: &Net) -> Result<(), Error> {
     let mut route = Socket::open(libc::NETLINK_ROUTE)?;
     addresses(&mut route, &net.addresses)?;
     routes(&mut route, &net.routes)?;
+    neighbours(&mut route, net.netns.as_ref().map_or(&[][..], |n| n.amber_neighbours()))?;
     match &net.rules {
         Some(list) => rules(&mut route, list),
         None => Ok(()),
@@ -99,6 +100,27 @@ fn ip(value: &[u8]) -> String {
         |_| value.escape_ascii().to_string(),
         |six| std::net::Ipv6Addr::from(six).to_string(),
     )
+}
+
+/// Neighbours that somebody wrote down, without what the kernel noted about them.
+fn neighbours(route: &mut Socket, list: &[u8]) -> Result<(), Error> {
+    const RTM_NEWNEIGH: u16 = 28;
+    const NDMSG: usize = 12;
+    const NDA_CACHEINFO: u16 = 3;
+    const NDA_PROBES: u16 = 4;
+    let new = |m: Message<'_>| {
+        let kept = attributes(m.after(NDMSG));
+        let kept = kept.filter(|a| !matches!(a.kind, NDA_CACHEINFO | NDA_PROBES));
+        let request = Request::new("RTM_NEWNEIGH", RTM_NEWNEIGH).body(&m.body[..NDMSG]);
+        let request = request.attributes(|to| kept.fold(to, |to, a| to.attr(a.kind, a.value)));
+        request.flags(CREATE | REPLACE)
+    };
+    let ours = messages(list).filter(|m| m.kind == RTM_NEWNEIGH && m.body.len() >= NDMSG);
+    let requests: Vec<Request> = ours.map(new).collect();
+    if requests.is_empty() {
+        return Ok(());
+    }
+    all(route.orders(&requests)?)
 }
 
 /// A route may need another, by which its gateway is reached: those that fail are tried again as

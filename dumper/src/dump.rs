@@ -11,7 +11,7 @@ use crate::stop::Stop;
 use crate::task::core::{self, Common, Cores};
 use crate::task::creds::Lsm;
 use crate::task::seccomp::Filters;
-use crate::task::{cgroup, ids, inside};
+use crate::task::{cgroup, ids, inside, sem_undo};
 use crate::tree::{self, Task, Tree};
 use crate::{Error, Leave, Request, Stats, finish, inventory, mm, pages};
 use images::proto::{AmberFileEntry, FdinfoEntry, FsEntry, PstreeEntry};
@@ -204,9 +204,10 @@ fn save(
     let mut cx = ns::Cx { tree: &tree, request, dir, all: &namespaces, segments: &[] };
     ns::check(&cx)?;
     let segments = ns::ipc::segments(&cx)?;
+    let undo = sem_undo::Sets::collect(&cx)?;
     let sets = cgroup::Sets::collect(&tree, &namespaces, request)?;
     let ahead = Ahead::start(&tree).map_err(Error::Files)?;
-    ask_inside(&mut tree, frozen, request, stop)?;
+    ask_inside(&mut tree, frozen, request, &undo, stop)?;
     dirty.enter(frozen, &tree, deadline(request));
     cx = ns::Cx { tree: &tree, request, dir, all: &namespaces, segments: &segments };
     let files = FileTable::new(request, &tree, ahead, Rc::clone(&namespaces))?;
@@ -228,6 +229,7 @@ fn ask_inside(
     tree: &mut Tree,
     frozen: &mut Frozen,
     request: &Request,
+    undo: &sem_undo::Sets,
     stop: Stop,
 ) -> Result<(), Error> {
     for (task, process) in tree.tasks.iter_mut().zip(&mut frozen.processes) {
@@ -237,7 +239,7 @@ fn ask_inside(
         stop.check()?;
         process.start_stack = task.stat.start_stack;
         let (of_process, of_threads) =
-            inside::ask(process, deadline(request)).map_err(Error::on(task.pid))?;
+            inside::ask(process, undo, deadline(request)).map_err(Error::on(task.pid))?;
         task.inside = of_process;
         for (thread, inside) in task.threads.iter_mut().zip(of_threads) {
             thread.inside = inside;

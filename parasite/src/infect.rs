@@ -210,6 +210,18 @@ impl<'a> Infected<'a> {
         self.arena + code_len() as u64
     }
 
+    /// Whether pages of our mapping are locked as they come, as those of new mappings are
+    /// (`MCL_ONFAULT`). Looks through `/proc/PID/smaps`.
+    pub fn is_locked_on_fault(&self) -> Result<bool> {
+        let text = crate::proc::read(format!("/proc/{}/smaps", self.process.pid))?;
+        let text = String::from_utf8_lossy(&text);
+        // The code may be a mapping apart.
+        let starts = [self.arena, self.slots()].map(|at| format!("{at:x}-"));
+        let mut lines = text.lines().skip_while(|l| !starts.iter().any(|s| l.starts_with(s)));
+        let flags = lines.find_map(|l| l.strip_prefix("VmFlags:"));
+        Ok(flags.is_some_and(|f| f.split_ascii_whitespace().any(|flag| flag == "lf")))
+    }
+
     /// Runs `script` in the leader.
     pub fn run(&mut self, script: &Script) -> Result<Answers> {
         let mut all = self.batch(0, 1, script)?;

@@ -64,6 +64,8 @@ pub struct Stat {
     pub pgid: i32,
     /// Session (6).
     pub sid: i32,
+    /// The signal its parent gets at its end (38); -1 for what is no leader.
+    pub exit_signal: i32,
     /// `PF_*` (9).
     pub flags: u32,
     /// Start time in ticks (22).
@@ -101,6 +103,7 @@ impl Stat {
             ppid: int(4)?,
             pgid: int(5)?,
             sid: int(6)?,
+            exit_signal: int(38)?,
             flags: num(9)? as u32,
             start_time: num(22)?,
             code: (num(26)?, num(27)?),

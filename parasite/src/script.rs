@@ -9,6 +9,8 @@ pub enum Arg {
     Value(u64),
     /// The address, in the task, of a piece of the script's data.
     Data(Data),
+    /// The address of the page that a piece of the script's data begins on.
+    Page(Data),
 }
 
 impl From<u64> for Arg {
@@ -88,6 +90,7 @@ impl Script {
             let args = args.map(|a| match a {
                 Arg::Value(v) => v,
                 Arg::Data(d) => data + d.offset as u64,
+                Arg::Page(d) => (data + d.offset as u64) & !0xfff,
             });
             out.extend_from_slice(&(Op::Syscall as u32).to_ne_bytes());
             out.extend_from_slice(&0u32.to_ne_bytes());

@@ -15,6 +15,7 @@ mod file_lock;
 mod fsnotify;
 mod incremental;
 mod inet_sk;
+mod kept;
 mod memfd;
 mod memory;
 mod mnt;

@@ -6,6 +6,7 @@
 use super::{Cx, Namespace};
 use crate::Error;
 use crate::pages::Shmem;
+use crate::task::sem_undo;
 use images::Image;
 use images::checkpoint::NsKind;
 use images::proto::{
@@ -156,6 +157,21 @@ fn queues(map: &super::user::Maps) -> Result<Vec<Queue>, Error> {
         Ok((IpcMsgEntry { desc, qbytes, qnum }, messages))
     };
     table("msg")?.into_iter().map(one).collect()
+}
+
+/// Semaphore sets of the caller's namespace that we may read, with their values.
+pub(crate) fn semaphore_sets() -> Result<Vec<sem_undo::Set>, Error> {
+    let mut all = Vec::new();
+    for row in table("sem")? {
+        let (id, count) = (row.number("semid")? as i32, row.number("nsems")? as usize);
+        match sys::ipc::semaphores(id, count) {
+            Ok(values) => all.push(sem_undo::Set { id, values }),
+            // Gone meanwhile, where others use them too; or not for us, nor then for the tasks.
+            Err(e) if matches!(e.errno(), libc::EINVAL | libc::EIDRM | libc::EACCES) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(all)
 }
 
 fn sets(map: &super::user::Maps) -> Result<Vec<(IpcSemEntry, Vec<u16>)>, Error> {

@@ -269,6 +269,9 @@ fn thread_extras(
         util_min: (attr.util_min != 0).then_some(attr.util_min),
         util_max: (attr.util_max != 0 && attr.util_max != 1024).then_some(attr.util_max),
         restart_call: None,
+        mempolicy: (thread.inside.mempolicy.0 != 0).then_some(thread.inside.mempolicy.0),
+        mempolicy_nodes: (thread.inside.mempolicy.0 != 0)
+            .then(|| thread.inside.mempolicy.1.clone()),
     })
 }
 
@@ -277,6 +280,7 @@ const PR_TSC_ENABLE: u32 = 1;
 const PR_MCE_KILL_DEFAULT: u32 = 2;
 
 fn process_extras(task: &Task) -> Result<AmberTaskEntry, Error> {
+    tell_autogroup(task);
     let inside = &task.inside;
     let hex = |name: &str| -> Result<Option<u32>, Error> {
         match proc::read(format!("/proc/{}/{name}", task.pid)) {
@@ -297,8 +301,33 @@ fn process_extras(task: &Task) -> Result<AmberTaskEntry, Error> {
         io_flusher: inside.io_flusher.then_some(true),
         thp_disable: (inside.thp_disable > 1).then_some(inside.thp_disable),
         personality: hex("personality")?.filter(|&p| p != 0),
+        lock_future: (inside.lock_future != 0).then_some(inside.lock_future),
+        exit_signal: exit_signal(task),
+        sem_undo: inside.sem_undo.clone(),
         ..AmberTaskEntry::default()
     })
+}
+
+/// The nice value of a session among others: `/autogroup-12 nice 7`.
+fn tell_autogroup(task: &Task) {
+    if task.sid != task.vpid {
+        return;
+    }
+    let Ok(text) = proc::read(format!("/proc/{}/autogroup", task.pid)) else { return };
+    let text = String::from_utf8_lossy(&text);
+    let nice = text.trim().rsplit(' ').next().and_then(|n| n.parse::<i32>().ok());
+    if let Some(nice) = nice.filter(|n| *n != 0) {
+        log::warn!(
+            "task {}: the nice value of its session's autogroup, {nice}, is not saved",
+            task.pid
+        );
+    }
+}
+
+/// What its parent hears of its end; the root's parent is another after a restore.
+fn exit_signal(task: &Task) -> Option<u32> {
+    let signal = task.stat.exit_signal;
+    (task.ppid != 0 && signal != libc::SIGCHLD).then_some(signal.cast_unsigned())
 }
 
 #[cfg(test)]

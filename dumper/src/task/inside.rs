@@ -1,8 +1,9 @@
 //! What only code inside a task can ask the kernel: the scripts, and what became of them.
 
 use crate::Error;
+use crate::task::sem_undo;
 use crate::task::timers::{self, ItimerAnswers, PosixTimer, PosixTimerAnswers};
-use images::proto::SaEntry;
+use images::proto::{AmberSemUndoEntry, SaEntry};
 use parasite::{Answers, Arg, Call, Data, Infected, Process, Script};
 use std::os::raw::c_int;
 use std::time::Instant;
@@ -38,6 +39,10 @@ pub struct Inside {
     pub mce_kill: u32,
     /// `PR_GET_IO_FLUSHER`.
     pub io_flusher: bool,
+    /// `mlockall`: `MCL_FUTURE`, with `MCL_ONFAULT`; 0: new mappings are not locked.
+    pub lock_future: u32,
+    /// What semaphores get back at its end.
+    pub sem_undo: Vec<AmberSemUndoEntry>,
 }
 
 /// State of a thread that only code inside it can tell.
@@ -55,8 +60,11 @@ pub struct ThreadInside {
     pub timerslack: u64,
     /// `PR_GET_SPECULATION_CTRL` of store bypass, indirect branch, L1D flush.
     pub speculation: [u32; 3],
+    /// `get_mempolicy`: mode and nodes.
+    pub mempolicy: (u32, Vec<u8>),
 }
 
+const MCL_ONFAULT: c_int = 4;
 const PR_GET_TSC: c_int = 25;
 const PR_GET_MEMORY_MERGE: c_int = 68;
 const PR_GET_MDWE: c_int = 66;
@@ -68,6 +76,12 @@ const MEMBARRIER_CMD_GET_REGISTRATIONS: u64 = 1 << 9;
 /// `struct sigaction` of the kernel on x86-64: handler, flags, restorer, mask.
 const SIGACTION: usize = 32;
 const LDT: usize = 8;
+/// Bytes for the numbers of NUMA nodes: as many as a kernel can be built for.
+const NODES: usize = 128;
+const KEYCTL_READ: u64 = 11;
+/// `KEY_SPEC_THREAD_KEYRING`, `KEY_SPEC_PROCESS_KEYRING`.
+const THREAD_KEYRING: i32 = -1;
+const PROCESS_KEYRING: i32 = -2;
 
 fn prctl(script: &mut Script, option: c_int, args: &[Arg]) -> Call {
     let mut all = vec![Arg::Value(option as u64)];
@@ -98,6 +112,8 @@ struct ProcessScript {
     mce: Call,
     flusher: Call,
     ldt: Call,
+    locked: Call,
+    keyring: Call,
 }
 
 impl ProcessScript {
@@ -137,6 +153,12 @@ impl ProcessScript {
             mce: prctl(&mut s, PR_MCE_KILL_GET, &[]),
             flusher: prctl(&mut s, PR_GET_IO_FLUSHER, &[]),
             ldt: s.call(libc::SYS_modify_ldt, &args),
+            // Fails on what is locked. Our mapping is new, so it is what new ones are.
+            locked: s.call(
+                libc::SYS_msync,
+                &[Arg::Page(ldt), Arg::Value(4096), Arg::Value(libc::MS_INVALIDATE as u64)],
+            ),
+            keyring: keyring(&mut s, PROCESS_KEYRING),
             script: s,
         }
     }
@@ -147,6 +169,7 @@ impl ProcessScript {
                 "it has LDT entries (modify_ldt), which have no image".into(),
             ));
         }
+        keys("process", a.result(self.keyring))?;
         let sigactions = signals().zip(&self.sigactions).map(|(signo, (call, out))| {
             if a.result(*call) != 0 {
                 return Err(asked(&format!("rt_sigaction({signo})"), a.result(*call)));
@@ -177,6 +200,8 @@ impl ProcessScript {
             tsc: a.u32(self.tsc, 0),
             mce_kill: number(self.mce),
             io_flusher: number(self.flusher) != 0,
+            lock_future: 0,
+            sem_undo: Vec::new(),
         })
     }
 }
@@ -189,6 +214,8 @@ struct ThreadCalls {
     securebits: Call,
     timerslack: Call,
     speculation: [Call; 3],
+    mempolicy: (Call, Data, Data),
+    keyring: Call,
 }
 
 impl ThreadCalls {
@@ -196,6 +223,10 @@ impl ThreadCalls {
         let address = s.room(8);
         let sas = s.room(24);
         let pdeath = s.room(4);
+        let (mode, nodes) = (s.room(4), s.room(NODES));
+        // One more than there are bits: the kernel counts so.
+        let args = [mode.into(), nodes.into(), Arg::Value(NODES as u64 * 8 + 1)];
+        let mempolicy = (s.call(libc::SYS_get_mempolicy, &args), mode, nodes);
         prctl(s, libc::PR_GET_PDEATHSIG, &[pdeath.into()]);
         Self {
             tid_address: (prctl(s, PR_GET_TID_ADDRESS, &[address.into()]), address),
@@ -205,6 +236,8 @@ impl ThreadCalls {
             timerslack: prctl(s, libc::PR_GET_TIMERSLACK, &[]),
             speculation: [0, 1, 2]
                 .map(|what| prctl(s, PR_GET_SPECULATION_CTRL, &[Arg::Value(what)])),
+            mempolicy,
+            keyring: keyring(s, THREAD_KEYRING),
         }
     }
 
@@ -213,6 +246,7 @@ impl ThreadCalls {
             // Without CONFIG_CHECKPOINT_RESTORE.
             return Err(asked("prctl(PR_GET_TID_ADDRESS)", a.result(self.tid_address.0)));
         }
+        keys("thread", a.result(self.keyring))?;
         if a.result(self.sas.0) != 0 {
             return Err(asked("sigaltstack", a.result(self.sas.0)));
         }
@@ -223,8 +257,39 @@ impl ThreadCalls {
             securebits: u32::try_from(a.result(self.securebits)).unwrap_or(0),
             timerslack: a.result(self.timerslack) as u64,
             speculation: self.speculation.map(|c| u32::try_from(a.result(c)).unwrap_or(0)),
+            mempolicy: self.mempolicy(a),
         })
     }
+}
+
+impl ThreadCalls {
+    fn mempolicy(&self, a: &Answers) -> (u32, Vec<u8>) {
+        let (call, mode, nodes) = self.mempolicy;
+        // Not in this kernel.
+        if a.result(call) != 0 {
+            return (0, Vec::new());
+        }
+        let nodes = a.bytes(nodes);
+        let len = nodes.iter().rposition(|b| *b != 0).map_or(0, |at| at + 1);
+        (a.u32(mode, 0), nodes[..len].to_vec())
+    }
+}
+
+/// Asks how much is in a keyring.
+fn keyring(s: &mut Script, which: i32) -> Call {
+    let which = Arg::Value(which as u64);
+    s.call(libc::SYS_keyctl, &[Arg::Value(KEYCTL_READ), which, Arg::Value(0), Arg::Value(0)])
+}
+
+/// Keys that only this task can use, and that nobody can read all of. An error is: no keyring.
+fn keys(whose: &str, bytes: i64) -> Result<(), Error> {
+    if bytes <= 0 {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "it has {} keys in its {whose} keyring, which have no image",
+        bytes / 4
+    )))
 }
 
 /// A question that every kernel answers was not answered.
@@ -235,19 +300,30 @@ pub(crate) fn asked(call: &str, ret: i64) -> Error {
 /// Asks `process` and all its threads.
 pub(crate) fn ask(
     process: &mut Process,
+    sets: &sem_undo::Sets,
     deadline: Option<Instant>,
 ) -> Result<(Inside, Vec<ThreadInside>), Error> {
     let timers = timers::posix_timers(process.pid)?;
     let of_process = ProcessScript::new(&timers);
     let mut script = Script::default();
     let of_thread = ThreadCalls::add(&mut script);
-    let mut infected = Infected::new(process, &[&of_process.script, &script], deadline)?;
+    let pid = process.pid;
+    let of_sets = sets.script();
+    let scripts = [&of_process.script, &script, &of_sets];
+    let mut infected = Infected::new(process, &scripts, deadline)?;
     let leader = infected.run(&of_process.script)?;
     let others = infected.run_others(&script)?;
+    let sem_undo = sets.of(&mut infected, pid)?;
+    let lock_future = match leader.result(of_process.locked) == -i64::from(libc::EBUSY) {
+        true if infected.is_locked_on_fault()? => libc::MCL_FUTURE | MCL_ONFAULT,
+        true => libc::MCL_FUTURE,
+        false => 0,
+    };
     infected.cure()?;
     let mut threads = vec![of_process.thread.read(&leader)?];
     for answers in &others {
         threads.push(of_thread.read(answers)?);
     }
-    Ok((of_process.read(&leader, timers)?, threads))
+    let inside = of_process.read(&leader, timers)?;
+    Ok((Inside { lock_future: lock_future.cast_unsigned(), sem_undo, ..inside }, threads))
 }

@@ -10,6 +10,7 @@ pub mod inside;
 pub(crate) mod rlimits;
 pub(crate) mod rseq;
 pub(crate) mod seccomp;
+pub(crate) mod sem_undo;
 pub(crate) mod signals;
 pub(crate) mod timers;
 pub(crate) mod x86;

@@ -19,7 +19,7 @@ pub fn call(nr: i64, args: [i64; 6]) -> Result<i64> {
 /// Runs `ask` on a child of ours that is held by ptrace with `options`, then ends the child.
 pub fn with_tracee<T>(options: u64, ask: impl FnOnce(i32) -> Result<T>) -> Result<T> {
     // SAFETY: the child makes nothing but system calls before it dies.
-    let pid = match unsafe { fork_with(0, &[]) }? {
+    let pid = match unsafe { fork_with(0, &[], libc::SIGCHLD) }? {
         Forked::Parent(pid) => pid,
         Forked::Child => loop {
             // SAFETY: pause(2) has no arguments and touches no memory.
@@ -42,7 +42,7 @@ pub fn with_filtered_tracee<T>(ask: impl FnOnce(i32) -> Result<T>) -> Result<T> 
     let mut program = [RET_ALLOW];
     let program = libc::sock_fprog { len: 1, filter: program.as_mut_ptr() };
     // SAFETY: the child makes nothing but system calls before it dies.
-    let pid = match unsafe { fork_with(0, &[]) }? {
+    let pid = match unsafe { fork_with(0, &[], libc::SIGCHLD) }? {
         Forked::Parent(pid) => pid,
         Forked::Child => {
             // SAFETY: integers in, integer out.
@@ -103,7 +103,7 @@ pub fn vdso_moves() -> bool {
 /// Does `clone3(2)` know `set_tid` (5.5)? Asks for the impossible pid 0.
 pub fn clone3_set_tid() -> bool {
     // SAFETY: pid 0 is never given, so no child is made.
-    matches!(unsafe { fork_with(0, &[0]) }, Err(e) if e.errno() == libc::EINVAL)
+    matches!(unsafe { fork_with(0, &[0], libc::SIGCHLD) }, Err(e) if e.errno() == libc::EINVAL)
 }
 
 /// Can a hardware breakpoint be set in a tracee?

@@ -17,17 +17,17 @@ pub enum Forked {
 ///
 /// `flags`: `CLONE_*` (no `CLONE_VM`, no `CLONE_THREAD`); `set_tid`: wanted pids, innermost
 /// namespace first (5.5), empty for any. `EEXIST`: the number is in use as a pid, group or
-/// session; `EINVAL`: it is not below pid_max.
+/// session; `EINVAL`: it is not below pid_max. `exit_signal`: what the parent gets at its end.
 ///
 /// # Safety
 /// As fork(2): in the child only the calling thread exists, so the caller must be
 /// single-threaded or do only async-signal-safe things in the child. libc's cached pid and
 /// atfork handlers are not updated.
-pub unsafe fn fork_with(flags: u64, set_tid: &[i32]) -> Result<Forked> {
+pub unsafe fn fork_with(flags: u64, set_tid: &[i32], exit_signal: i32) -> Result<Forked> {
     let args = CloneArgs {
         flags,
         // Siblings have the exit signal of the caller, and must not ask for one.
-        exit_signal: if flags & libc::CLONE_PARENT as u64 == 0 { libc::SIGCHLD as u64 } else { 0 },
+        exit_signal: if flags & libc::CLONE_PARENT as u64 == 0 { exit_signal as u64 } else { 0 },
         set_tid: if set_tid.is_empty() { 0 } else { set_tid.as_ptr() as u64 },
         set_tid_size: set_tid.len() as u64,
         ..CloneArgs::default()

@@ -52,6 +52,10 @@ pub(crate) fn write(
     let mut script = Script::default();
     let amber = plan.amber.get(&task.pid);
     let extra = amber.map_or(&[][..], |a| &a.vmas[..]);
+    let policy = plan.amber_thread(task.pid, task.pid).filter(|t| t.mempolicy.is_some());
+    if let Some(leader) = policy {
+        amber::mempolicy(leader, &mut script, &mut data)?;
+    }
     mm::steps(live, space, extra, fds, &places, &mut script, &mut data)?;
     let all = &task.threads[1..];
     let list = threads(plan, task, &stacks, shared, &mut data)?;
@@ -84,7 +88,11 @@ fn threads(
         let state = thread.thread_core();
         core::thread(thread, comm(task, thread), &mut script, data)?;
         signals::private(task.pid, thread.tid, state.signals_p.as_ref(), &mut script, data)?;
+        if plan.amber_thread(task.pid, task.pid).is_some_and(|t| t.mempolicy.is_some()) {
+            amber::no_mempolicy(&mut script);
+        }
         if let Some(amber) = plan.amber_thread(task.pid, thread.tid) {
+            amber::mempolicy(amber, &mut script, data)?;
             amber::thread(amber, &mut script, data)?;
         }
         core::sched(state, &plan.facts, &mut script, data)?;
@@ -225,6 +233,10 @@ fn leader_last(
     let tc = task.tc();
     if process.parent.is_none() {
         segments(plan, script);
+    }
+    if let Some(amber) = plan.amber.get(&task.pid) {
+        amber::lock_future(amber, script);
+        amber::sem_undo(amber, script, data)?;
     }
     // Nothing but the task's own descriptors is open any more, in any task.
     let who = (task.pid.cast_signed(), plan.facts.creds.uids[3]);

@@ -73,6 +73,11 @@ fn prepare_root(cx: &mut Context<'_>) -> Result<(), Error> {
     };
     ns.prepare(&mut env)?;
     cx.made = env.made;
+    if let Some(net) = &ns.net {
+        for (which, number) in net.numbers(&cx.made).into_iter().enumerate() {
+            cx.board.tell(which, number.cast_unsigned());
+        }
+    }
     cx.files.set_namespaces(&cx.made);
     cx.files.set_wholes(std::mem::take(&mut cx.made.wholes));
     cx.files.set_masters(std::mem::take(&mut cx.made.masters));
@@ -168,7 +173,9 @@ fn make(cx: &mut Context<'_>, process: &Process, child: usize) -> Result<(), Err
     let new = &cx.plan.tree.processes[child];
     let flags = if new.share_files { libc::CLONE_FILES as u64 } else { 0 };
     let (parent, pid) = (process.pid.cast_signed(), new.pid);
-    let made = fork::fork(flags, pid.cast_signed(), || {
+    let at_end = cx.plan.amber.get(&pid).and_then(|a| a.exit_signal);
+    let at_end = at_end.map_or(libc::SIGCHLD, u32::cast_signed);
+    let made = fork::fork(flags, pid.cast_signed(), at_end, || {
         if let Err(e) = die_with_parent(parent) {
             fail(cx, pid, &e);
         }

@@ -64,6 +64,7 @@ impl<'a> Plan<'a> {
             facts.creds = creds;
             facts.rights = 0;
         }
+        crate::task::rlimits::tell(&cp.tasks, &facts);
         let cgroups = Cgroups::new(cp, request, &facts.cgroups)?;
         if cp.inventory.allow_uprobes == Some(true) && !request.allow_uprobes {
             return Err(Error::Option("--allow-uprobes"));

@@ -41,6 +41,60 @@ pub(crate) fn before_threads(task: &AmberTaskEntry, script: &mut Script) {
     }
 }
 
+/// Where memory is taken from: before there is any, so that what is restored lies there too.
+/// EINVAL: none of those nodes is here.
+pub(crate) fn mempolicy(
+    entry: &AmberThreadEntry,
+    script: &mut Script,
+    data: &mut Data<'_>,
+) -> Result<(), Full> {
+    let Some(mode) = entry.mempolicy else { return Ok(()) };
+    let mut nodes = entry.mempolicy_nodes().to_vec();
+    nodes.resize(nodes.len().next_multiple_of(8), 0);
+    // The kernel counts one bit less than it is told.
+    let bits = if nodes.is_empty() { 0 } else { nodes.len() as u64 * 8 + 1 };
+    let nodes = if nodes.is_empty() { 0 } else { data.put(&nodes)? };
+    let args = [mode.into(), nodes, bits];
+    script.call_or(What::Sched, libc::SYS_set_mempolicy, args, libc::EINVAL);
+    Ok(())
+}
+
+/// New threads have the leader's policy.
+pub(crate) fn no_mempolicy(script: &mut Script) {
+    script.call_may_fail(What::Sched, libc::SYS_set_mempolicy, [0, 0, 0]);
+}
+
+/// Locks what will be mapped from now on; while there is the right to.
+pub(crate) fn lock_future(task: &AmberTaskEntry, script: &mut Script) {
+    if let Some(flags) = task.lock_future {
+        script.call(What::Lock, libc::SYS_mlockall, [flags.into()]);
+    }
+}
+
+/// What semaphores get back when the task ends: operations that together change nothing, of which
+/// one is to be undone.
+pub(crate) fn sem_undo(
+    task: &AmberTaskEntry,
+    script: &mut Script,
+    data: &mut Data<'_>,
+) -> Result<(), Full> {
+    const MAX: i32 = 32767;
+    for entry in &task.sem_undo {
+        let operation = |by: i32, flags: i32| {
+            let half = |v: i32| (v as i16).to_le_bytes();
+            [half(entry.num as i32), half(by), half(flags | libc::IPC_NOWAIT)].concat()
+        };
+        let undone = operation(-entry.undo, libc::SEM_UNDO);
+        let back = operation(entry.undo, 0);
+        // The value stays within its range on the way.
+        let up_first = entry.value as i32 + entry.undo.abs() <= MAX;
+        let both = if (entry.undo > 0) == up_first { [back, undone] } else { [undone, back] };
+        let both = data.put(&both.concat())?;
+        script.call(What::Other, libc::SYS_semop, [entry.semid.into(), both, 2]);
+    }
+    Ok(())
+}
+
 /// State of one thread, set by itself.
 pub(crate) fn thread(
     entry: &AmberThreadEntry,

@@ -2,6 +2,7 @@
 
 use crate::facts::Facts;
 use crate::script::{Data, Full, Script};
+use images::checkpoint::Task;
 use images::proto::RlimitEntry;
 use parasite_abi::restore::What;
 
@@ -14,6 +15,60 @@ pub(crate) fn possible(resource: usize, saved: &RlimitEntry, facts: &Facts) -> (
         max = max.min(*hard);
     }
     (saved.cur.min(max), max)
+}
+
+/// Names by number, as `prlimit(1)` has them.
+const NAMES: [&str; 16] = [
+    "CPU",
+    "FSIZE",
+    "DATA",
+    "STACK",
+    "CORE",
+    "RSS",
+    "NPROC",
+    "NOFILE",
+    "MEMLOCK",
+    "AS",
+    "LOCKS",
+    "SIGPENDING",
+    "MSGQUEUE",
+    "NICE",
+    "RTPRIO",
+    "RTTIME",
+];
+
+/// Hard limits that cannot be restored: number, what it is to be, what it will be, the first task
+/// that has it and how many others do.
+fn capped(tasks: &[Task], facts: &Facts) -> Vec<(usize, u64, u64, u32, usize)> {
+    let mut all: Vec<(usize, u64, u64, u32, usize)> = Vec::new();
+    for task in tasks.iter().filter(|t| t.live.is_some()) {
+        let limits = task.tc().rlimits.iter().flat_map(|l| &l.rlimits);
+        for (resource, saved) in limits.enumerate() {
+            let (_, hard) = possible(resource, saved, facts);
+            if hard == saved.max {
+                continue;
+            }
+            match all.iter_mut().find(|c| (c.0, c.1) == (resource, saved.max)) {
+                Some(known) => known.4 += 1,
+                None => all.push((resource, saved.max, hard, task.pid, 0)),
+            }
+        }
+    }
+    all
+}
+
+/// Tells of hard limits that will be lower than they were.
+pub(crate) fn tell(tasks: &[Task], facts: &Facts) {
+    let number = |n: u64| if n == u64::MAX { "unlimited".to_owned() } else { n.to_string() };
+    for (resource, saved, hard, pid, others) in capped(tasks, facts) {
+        let name = NAMES.get(resource).copied().unwrap_or("?");
+        log::warn!(
+            "task {pid} and {others} others: the hard limit RLIMIT_{name} becomes {}, not {}: to \
+             raise it needs CAP_SYS_RESOURCE outside of user namespaces",
+            number(hard),
+            number(saved)
+        );
+    }
 }
 
 /// Sets them all; last, as they may be tighter than what the restore itself needs.

@@ -72,7 +72,7 @@ impl<'a> Tuple<'a> {
         let ip = attribute(nest, 1)?.value;
         let proto = attribute(nest, 2)?.value;
         let get = |list, kind| attribute(list, kind).map(|a| a.value);
-        let (from, to) = (get(ip, 1).or(get(ip, 3))?, get(ip, 2).or(get(ip, 4))?);
+        let (from, to) = (get(ip, 1).or_else(|| get(ip, 3))?, get(ip, 2).or_else(|| get(ip, 4))?);
         let ports = get(proto, 2).zip(get(proto, 3));
         Some(Self { from, to, ports, number: get(proto, 1)? })
     }

@@ -4,12 +4,14 @@ use crate::files::{Ahead, FileTable, Finished};
 use crate::freezer::Freezer;
 use crate::hooks::{Action, Hooks, QUERY_EXT_FILES};
 use crate::network::Network;
+use crate::ns::user::Maps;
 use crate::ns::{self, Namespaces};
 use crate::pages::dirty::Dirty;
 use crate::pages::{Control, Room, Server};
 use crate::stop::Stop;
 use crate::task::core::{self, Common, Cores};
 use crate::task::creds::Lsm;
+use crate::task::landlock::Outsiders;
 use crate::task::seccomp::Filters;
 use crate::task::{cgroup, ids, inside, sem_undo};
 use crate::tree::{self, Task, Tree};
@@ -207,7 +209,7 @@ fn save(
     let undo = sem_undo::Sets::collect(&cx)?;
     let sets = cgroup::Sets::collect(&tree, &namespaces, request)?;
     let ahead = Ahead::start(&tree).map_err(Error::Files)?;
-    ask_inside(&mut tree, frozen, request, &undo, stop)?;
+    ask_inside(&mut tree, frozen, request, (&undo, &namespaces.maps), stop)?;
     dirty.enter(frozen, &tree, deadline(request));
     cx = ns::Cx { tree: &tree, request, dir, all: &namespaces, segments: &segments };
     let files = FileTable::new(request, &tree, ahead, Rc::clone(&namespaces))?;
@@ -229,17 +231,19 @@ fn ask_inside(
     tree: &mut Tree,
     frozen: &mut Frozen,
     request: &Request,
-    undo: &sem_undo::Sets,
+    (undo, maps): (&sem_undo::Sets, &Maps),
     stop: Stop,
 ) -> Result<(), Error> {
+    let mut outsiders = Outsiders::new(maps.clone());
     for (task, process) in tree.tasks.iter_mut().zip(&mut frozen.processes) {
         if task.is_zombie() {
             continue;
         }
         stop.check()?;
         process.start_stack = task.stat.start_stack;
+        let outsider = outsiders.of(task);
         let (of_process, of_threads) =
-            inside::ask(process, undo, deadline(request)).map_err(Error::on(task.pid))?;
+            inside::ask(process, undo, outsider, deadline(request)).map_err(Error::on(task.pid))?;
         task.inside = of_process;
         for (thread, inside) in task.threads.iter_mut().zip(of_threads) {
             thread.inside = inside;

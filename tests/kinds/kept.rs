@@ -80,6 +80,14 @@ fn undo_lists_of_semaphores_outside_are_refused() {
 }
 
 #[test]
+fn tasks_in_a_landlock_domain_are_refused() {
+    for flavour in ["host", "ns", "uns"] {
+        kept("landlock").flavour(flavour).refused("restricted itself by Landlock").check();
+        kept("unrestricted").flavour(flavour).other_user().check();
+    }
+}
+
+#[test]
 fn keys_of_a_process_are_refused() {
     kept("process_key").refused("keys in its process keyring").check();
 }

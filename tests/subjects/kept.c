@@ -188,6 +188,13 @@ static int rights(void)
 		CHECK(mknod(in_dir("node"), S_IFCHR | 0600, 0x103) && errno == EACCES);
 		ready();
 		CHECK(mknod(in_dir("node"), S_IFCHR | 0600, 0x103) && errno == EACCES);
+	} else if (IS("unrestricted")) {
+		// As those that restrict themselves, but for that.
+		CHECK(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+		CHECK(!setresgid(7, 7, 7) && !setresuid(7, 7, 7));
+		prctl(PR_SET_DUMPABLE, 1);
+		ready();
+		EQ(getuid(), 7);
 	} else if (IS("landlock_fd")) {
 		struct landlock_ruleset_attr attr = { .handled_access_fs = LANDLOCK_ACCESS_FS_MAKE_CHAR };
 		SETUP_OR_SKIP(syscall(SYS_landlock_create_ruleset, &attr, sizeof(attr), 0) >= 0);

@@ -1,7 +1,7 @@
 //! What only code inside a task can ask the kernel: the scripts, and what became of them.
 
 use crate::Error;
-use crate::task::sem_undo;
+use crate::task::{landlock, sem_undo};
 use crate::task::timers::{self, ItimerAnswers, PosixTimer, PosixTimerAnswers};
 use images::proto::{AmberSemUndoEntry, SaEntry};
 use parasite::{Answers, Arg, Call, Data, Infected, Process, Script};
@@ -114,10 +114,11 @@ struct ProcessScript {
     ldt: Call,
     locked: Call,
     keyring: Call,
+    outsider: Option<Call>,
 }
 
 impl ProcessScript {
-    fn new(posix: &[PosixTimer]) -> Self {
+    fn new(posix: &[PosixTimer], outsider: Option<i32>) -> Self {
         let mut s = Script::default();
         let thread = ThreadCalls::add(&mut s);
         let mut sigactions = Vec::with_capacity(62);
@@ -159,6 +160,10 @@ impl ProcessScript {
                 &[Arg::Page(ldt), Arg::Value(4096), Arg::Value(libc::MS_INVALIDATE as u64)],
             ),
             keyring: keyring(&mut s, PROCESS_KEYRING),
+            outsider: outsider.map(|pid| {
+                let (nr, args) = landlock::look(pid);
+                s.call(nr, &args.map(Arg::Value))
+            }),
             script: s,
         }
     }
@@ -167,6 +172,13 @@ impl ProcessScript {
         if a.result(self.ldt) > 0 {
             return Err(Error::Refused(
                 "it has LDT entries (modify_ldt), which have no image".into(),
+            ));
+        }
+        if self.outsider.is_some_and(|call| landlock::is_restricted(a.result(call))) {
+            return Err(Error::Refused(
+                "it has restricted itself by Landlock (or another security module has), which \
+                 nothing tells more about"
+                    .into(),
             ));
         }
         keys("process", a.result(self.keyring))?;
@@ -301,10 +313,11 @@ pub(crate) fn asked(call: &str, ret: i64) -> Error {
 pub(crate) fn ask(
     process: &mut Process,
     sets: &sem_undo::Sets,
+    outsider: Option<i32>,
     deadline: Option<Instant>,
 ) -> Result<(Inside, Vec<ThreadInside>), Error> {
     let timers = timers::posix_timers(process.pid)?;
-    let of_process = ProcessScript::new(&timers);
+    let of_process = ProcessScript::new(&timers, outsider);
     let mut script = Script::default();
     let of_thread = ThreadCalls::add(&mut script);
     let pid = process.pid;

@@ -7,6 +7,7 @@ pub(crate) mod core;
 pub(crate) mod creds;
 pub(crate) mod ids;
 pub mod inside;
+pub(crate) mod landlock;
 pub(crate) mod rlimits;
 pub(crate) mod rseq;
 pub(crate) mod seccomp;

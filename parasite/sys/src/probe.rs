@@ -236,3 +236,11 @@ pub fn vmsplice_unaligned(to: BorrowedFd<'_>) -> bool {
     // reads it at all, the caller drops the pipe.
     unsafe { libc::vmsplice(to.as_raw_fd(), &raw const iov, 1, libc::SPLICE_F_NONBLOCK) == 31 }
 }
+
+/// Whether tasks can restrict themselves by Landlock: its version can be asked for.
+pub fn has_landlock() -> bool {
+    const SYS_LANDLOCK_CREATE_RULESET: i64 = 444;
+    const VERSION: u32 = 1;
+    // SAFETY: with this flag no ruleset is read, and no descriptor made.
+    unsafe { libc::syscall(SYS_LANDLOCK_CREATE_RULESET, 0usize, 0usize, VERSION) > 0 }
+}

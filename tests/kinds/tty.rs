@@ -12,6 +12,14 @@ fn pty_stays_controlling_terminal_with_its_foreground() {
 }
 
 #[test]
+fn pty_keeps_locks_and_modes() {
+    Subject::new("pty")
+        .args(&["modes"])
+        .stock_cannot_restore("forgets exclusive mode, of its own images too")
+        .check();
+}
+
+#[test]
 fn pty_keeps_queued_data() {
     Subject::new("pty").args(&["queue"]).check();
 }

@@ -1,11 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-// A pseudo terminal of its own: queued data, termios, window size, master without slave; as ctty with a foreground group.
+// A pseudo terminal of its own: queued data, termios, locks of it, packet and exclusive mode, window size, master without slave; as ctty with a foreground group.
 #include "subject.h"
 #include <sys/ioctl.h>
 #include <termios.h>
 
 static int master;
 static char slave_name[64];
+
+// What keeps others out of a terminal, and what its master is told about it.
+static void modes(int slave)
+{
+	struct termios locked, got;
+	int on = 1;
+	char buf[16];
+	memset(&locked, 0, sizeof(locked));
+	locked.c_lflag = ECHO | ICANON;
+	SETUP_OR_SKIP(!ioctl(slave, TIOCSLCKTRMIOS, &locked));
+	CHECK(!ioctl(master, TIOCPKT, &on));
+	CHECK(!ioctl(slave, TIOCEXCL));
+
+	ready();
+
+	CHECK(!ioctl(slave, TIOCGEXCL, &on));
+	EQ(on, 1);
+	CHECK(!ioctl(master, TIOCGPKT, &on));
+	EQ(on, 1);
+	memset(&got, 0, sizeof(got));
+	CHECK(!ioctl(slave, TIOCGLCKTRMIOS, &got));
+	EQ(got.c_lflag, locked.c_lflag);
+	EQ(got.c_iflag, 0);
+	CHECK(write(slave, "x", 1) == 1);
+	EQ(read(master, buf, sizeof(buf)), 2);
+	EQ(buf[0], TIOCPKT_DATA);
+	ok();
+}
 
 static void session(void)
 {
@@ -49,6 +77,8 @@ static void subject(int argc, char **argv)
 	cfmakeraw(&t);
 	t.c_cc[VMIN] = 3, t.c_iflag |= IXANY;
 	CHECK(!tcsetattr(slave, TCSANOW, &t) && !ioctl(master, TIOCSWINSZ, &w));
+	if (argc > 2 && !strcmp(argv[2], "modes"))
+		modes(slave);
 	int lonely = posix_openpt(O_RDWR | O_NOCTTY);
 	CHECK(lonely >= 0);
 	pid_t pid = argc > 2 && !strcmp(argv[2], "ctty") ? child(session) : 0;

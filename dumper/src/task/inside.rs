@@ -1,8 +1,8 @@
 //! What only code inside a task can ask the kernel: the scripts, and what became of them.
 
 use crate::Error;
-use crate::task::{landlock, sem_undo};
 use crate::task::timers::{self, ItimerAnswers, PosixTimer, PosixTimerAnswers};
+use crate::task::{landlock, sem_undo};
 use images::proto::{AmberSemUndoEntry, SaEntry};
 use parasite::{Answers, Arg, Call, Data, Infected, Process, Script};
 use std::os::raw::c_int;

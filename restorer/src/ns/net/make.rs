@@ -85,9 +85,9 @@ pub(super) fn links(all: &Links, made: &HashMap<u32, OwnedFd>) -> Result<Outside
                 join_bridge(&mut host, name, bridge.as_deref())?;
             }
             How::Upon(name) => {
-                let lower = index(&mut host, name)?;
-                let ns = ns.as_raw_fd().cast_unsigned();
-                host.order(&links::create(link, Some(lower), None).u32(IFLA_NET_NS_FD, ns))?;
+                if upon(&mut host, link, name, ns, &mut outside)? {
+                    route.order(&links::dress(&link.entry))?;
+                }
             }
             How::Moved(name) => {
                 move_inside(&mut host, name, &link.entry, ns)?;
@@ -138,6 +138,31 @@ fn index(route: &mut Socket, name: &str) -> Result<u32, Error> {
     let answer = route.ask(&request)?;
     let found = messages(&answer).find_map(|m| m.body.get(4..8)?.first_chunk().copied());
     Ok(found.map_or(0, u32::from_ne_bytes))
+}
+
+/// Makes a link in `ns` upon one that is out here. True: it is there but not dressed.
+fn upon(
+    host: &mut Socket,
+    link: &Link,
+    lower: &str,
+    ns: &OwnedFd,
+    outside: &mut Outside,
+) -> Result<bool, Error> {
+    let lower = index(host, lower)?;
+    let there = ns.as_raw_fd().cast_unsigned();
+    match host.order(&links::create(link, Some(lower), None).u32(IFLA_NET_NS_FD, there)) {
+        Err(e) if e.errno() == libc::EEXIST => {}
+        other => return other.map(|()| false).map_err(Into::into),
+    }
+    // Older kernels (6.1) look for its number among the links out here. So it is made with
+    // any number and a name of its own, and gets both when it goes inside.
+    let name = format!("amber{}-{}", std::process::id(), outside.names.len());
+    let entry = NetDeviceEntry { name: name.clone(), ifindex: 0, ..link.entry.clone() };
+    let aside = Link { ns: link.ns, entry, how: link.how.clone() };
+    host.order(&links::create(&aside, Some(lower), None))?;
+    outside.names.push(name.clone());
+    move_inside(host, &name, &link.entry, ns)?;
+    Ok(true)
 }
 
 /// Brings an outer end up, as a port of a bridge if there is one.

@@ -14,7 +14,7 @@ fn a_watch_goes_on_with_the_ghost_of_its_file() {
 
 #[test]
 fn watched_files_are_found_by_looking_for_them() {
-    let scan = &["--force-irmap", "--irmap-scan-path", "/tmp"];
+    let scan = &["--force-irmap", "--irmap-scan-path", crate::support::tmp()];
     Subject::new("inotify").dump_args(scan).check();
 }
 

@@ -31,12 +31,12 @@ static void subject(int argc, char **argv)
 	int want = slave();
 	int fd = open("/mnt/file", O_RDWR), on_file = open("/etc/hostname", O_RDONLY);
 	CHECK(fd >= 0 && on_file >= 0);
-	EQ(mount("/mnt/sub", "/var/tmp", NULL, MS_BIND, NULL), 0);
-	EQ(mount(NULL, "/var/tmp", NULL, MS_PRIVATE, NULL), 0);
+	EQ(mount("/mnt/sub", "/media", NULL, MS_BIND, NULL), 0);
+	EQ(mount(NULL, "/media", NULL, MS_PRIVATE, NULL), 0);
 	ready();
 	CHECK(has("/mnt/file", "in dir"));
 	CHECK(has("/etc/hostname", "in file"));
-	CHECK(has("/var/tmp/part", "a part"));
+	CHECK(has("/media/part", "a part"));
 	EQ(pread(fd, text, 16, 0), 6);
 	EQ(pread(on_file, text, 16, 0), 7);
 	EQ(slave(), want);

@@ -17,7 +17,7 @@ mod sandbox;
 pub use binary::Criu;
 pub use build::{subject, tool};
 pub use matrix::{Direction, Subject, directions, dump, has_capability, pre_dump, restore};
-pub use sandbox::{Ended, Sandbox};
+pub use sandbox::{Ended, Sandbox, tmp};
 
 use std::io::Write;
 use std::path::Path;

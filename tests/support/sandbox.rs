@@ -4,7 +4,7 @@
 use super::{LIMIT, tail, tool, wait_for};
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -39,7 +39,7 @@ impl From<ExitStatus> for Ended {
     }
 }
 
-/// Namespaces with an init of their own, and a directory under `/tmp` seen inside and outside.
+/// Namespaces with an init of their own, and a directory seen inside and outside.
 #[derive(Debug)]
 pub struct Sandbox {
     dir: tempfile::TempDir,
@@ -47,13 +47,21 @@ pub struct Sandbox {
     init: u32,
 }
 
+/// Where sandboxes are: on the file system of `/`, so that a subject that gets a bind mount of it
+/// as its root still sees its directory.
+pub fn tmp() -> &'static str {
+    let device = |path: &str| fs::metadata(path).expect("a directory").dev();
+    let same = |tmp: &&str| device(tmp) == device("/");
+    ["/tmp", "/var/tmp"].into_iter().find(same).unwrap_or("/tmp")
+}
+
 impl Sandbox {
     /// A new empty sandbox. `ipc`: with an ipc namespace of its own too.
     pub fn new(name: &str) -> Self {
         let dir = tempfile::Builder::new()
             .prefix(&format!("amber-{name}-"))
-            .tempdir_in("/tmp")
-            .expect("/tmp");
+            .tempdir_in(tmp())
+            .expect("a temporary directory");
         // Subjects change their uid and still write here.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).expect("chmod");
         let mut unshare = Command::new("setpriv")

@@ -1,2 +1,0 @@
-//! vm-tests
-fn main() {}

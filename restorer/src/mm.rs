@@ -61,6 +61,8 @@ pub(crate) enum Kind {
     Vdso,
     /// An AIO ring.
     Aio,
+    /// Rings of a packet socket of the task's.
+    Socket,
     /// A segment of System V, or a part of one.
     Sysv,
     /// Guard pages within others.
@@ -106,7 +108,7 @@ pub(crate) fn kind(vma: &VmaEntry) -> Result<Kind, Error> {
         return Ok(Kind::Sysv);
     }
     if has(VmaStatus::SOCKET) {
-        return refuse("not supported yet: ring of a packet socket");
+        return Ok(Kind::Socket);
     }
     if has(VmaStatus::SHSTK) {
         return refuse("not supported yet: shadow stack");
@@ -220,6 +222,8 @@ fn plan_vdso(live: &Live, facts: &Facts, space: &mut Space) -> Result<(), Error>
 pub(crate) struct Fds {
     /// Of files mapped, by (file id, access mode).
     pub(crate) files: BTreeMap<(u32, u32), RawFd>,
+    /// Of packet sockets, by file id.
+    pub(crate) sockets: BTreeMap<u32, RawFd>,
     /// Of old-style shared segments, by shmid.
     pub(crate) segments: BTreeMap<u64, RawFd>,
     /// Of the pages images, in the order of [`PageSource::files`].
@@ -247,6 +251,11 @@ pub(crate) fn mapped_files(mm: &MmEntry, space: &Space) -> Vec<(u32, u32)> {
     all.sort_unstable();
     all.dedup();
     all
+}
+
+/// Packet sockets whose rings the VMAs map: file ids.
+pub(crate) fn mapped_sockets(mm: &MmEntry) -> BTreeSet<u32> {
+    mm.vmas.iter().filter(|v| kind(v) == Ok(Kind::Socket)).map(|v| v.shmid as u32).collect()
 }
 
 /// Old-style shared segments which the VMAs map: shmid.
@@ -377,6 +386,7 @@ fn map<'a>(
         Kind::Map => -1,
         Kind::File => fds.files[&(vma.shmid as u32, open_mode(vma))],
         Kind::Segment => fds.segments[&vma.shmid],
+        Kind::Socket => fds.sockets[&(vma.shmid as u32)],
         Kind::Sysv => {
             attach(vma, all, script, writable);
             return Ok(());

@@ -23,6 +23,7 @@ mod net;
 mod ns;
 mod ns_external;
 mod ns_file;
+mod packet_sock;
 mod page_server;
 mod pidfd;
 mod pipe;

@@ -27,6 +27,7 @@ mod multicast;
 mod net_lock;
 mod netlink_sk;
 mod ns_file;
+mod packet_sock;
 pub mod parse;
 mod pidfd;
 mod pipe;
@@ -231,6 +232,20 @@ impl FileTable {
         self.mapped_memfd(task.pid, file).map_err(|why| mapping_error(task, file, why))
     }
 
+    /// File id of a packet socket whose rings `task` maps.
+    pub fn socket_mapped(&mut self, task: &Task, ino: u64) -> Result<Option<u32>, Error> {
+        let found = self.mapped_socket(task.pid, ino);
+        found.map_err(|why| {
+            let what = format!("socket:[{ino}]");
+            Error::Files(error::Error::Path {
+                pid: task.pid,
+                what: "mapped socket",
+                path: what,
+                why,
+            })
+        })
+    }
+
     fn pull(&mut self, task: &Task, desc: usize) -> Result<(), error::Error> {
         let num = self.walk.descs[desc].fd;
         let own = sys::fd::pidfd_getfd(task.pidfd.as_fd(), num);
@@ -280,6 +295,7 @@ impl FileTable {
             Kind::UnixSk => self.unix_sk(&open),
             Kind::InetSk => self.inet_sk(&open),
             Kind::NetlinkSk => self.netlink_sk(&open),
+            Kind::PacketSk => self.packet_sock(&open),
             Kind::Eventfd => self.eventfd(&open),
             Kind::Eventpoll => self.eventpoll(&open),
             Kind::Signalfd => self.signalfd(&open),

@@ -130,6 +130,11 @@ const NETLINK: &[i32] = &[
     12, // NETLINK_GET_STRICT_CHK
 ];
 
+const PACKET: &[i32] = &[
+    20, // PACKET_QDISC_BYPASS
+    23, // PACKET_IGNORE_OUTGOING
+];
+
 /// Family, type and protocol.
 type Kind = (i32, i32, i32);
 
@@ -180,6 +185,7 @@ fn all(fd: BorrowedFd<'_>, (family, kind, protocol): Kind, quiet: bool) -> Vec<A
         (libc::SOL_SOCKET, SOCKET),
         (libc::IPPROTO_IP, if inet { IP } else { &[] }),
         (libc::IPPROTO_IPV6, if family == libc::AF_INET6 { IPV6 } else { &[] }),
+        (libc::SOL_PACKET, if family == libc::AF_PACKET { PACKET } else { &[] }),
         (libc::SOL_NETLINK, if family == libc::AF_NETLINK { NETLINK } else { &[] }),
         (if protocol == libc::IPPROTO_TCP { libc::SOL_TCP } else { libc::SOL_UDP }, of_protocol),
     ];

@@ -1,6 +1,7 @@
 //! What the kernel tells about all sockets of a network namespace, one question per kind.
 
 use super::error::{Why, call};
+use super::packet_sock::{self, PacketDiag, packet_diag};
 use super::parse::{InetDiag, NetlinkDiag, UnixDiag, inet_diag, netlink_diag, unix_diag};
 use super::{FileTable, Open};
 use crate::ns::{Namespaces, Role};
@@ -25,6 +26,7 @@ pub(crate) struct State {
     unix: HashMap<u64, HashMap<u32, UnixDiag>>,
     inet: HashMap<(u64, u8, u8), HashMap<u32, InetDiag>>,
     netlink: HashMap<u64, HashMap<u32, NetlinkDiag>>,
+    packet: HashMap<u64, HashMap<u32, PacketDiag>>,
 }
 
 impl State {
@@ -108,6 +110,20 @@ impl State {
             self.netlink.insert(ns, map);
         }
         Ok(&self.netlink[&ns])
+    }
+
+    /// All packet sockets in the namespace `ns`, by inode.
+    pub(crate) fn packet(&mut self, ns: u64) -> Result<&HashMap<u32, PacketDiag>, Why> {
+        if !self.packet.contains_key(&ns) {
+            let mut body = vec![libc::AF_PACKET as u8, 0, 0, 0];
+            body.extend(0u32.to_ne_bytes());
+            body.extend(packet_sock::SHOW.to_ne_bytes());
+            body.extend([0xff; 8]);
+            let list = self.ask(ns, &body)?;
+            let map = messages(&list).filter_map(|m| packet_diag(m.body));
+            self.packet.insert(ns, map.map(|d| (d.ino, d)).collect());
+        }
+        Ok(&self.packet[&ns])
     }
 
     /// All answers to one request, asked in a network namespace.

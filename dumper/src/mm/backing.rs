@@ -18,6 +18,8 @@ pub trait Backing {
     fn file(&mut self, file: &MappedFile) -> Result<u32, Error>;
     /// Id of a memfd.
     fn memfd(&mut self, file: &MappedFile) -> Result<u32, Error>;
+    /// Id of a packet socket of the task, by its inode.
+    fn socket(&mut self, ino: u64) -> Result<Option<u32>, Error>;
 }
 
 impl Backing for (&Task, &mut FileTable) {
@@ -27,6 +29,10 @@ impl Backing for (&Task, &mut FileTable) {
 
     fn memfd(&mut self, file: &MappedFile) -> Result<u32, Error> {
         self.1.memfd_mapped(self.0, file)
+    }
+
+    fn socket(&mut self, ino: u64) -> Result<Option<u32>, Error> {
+        self.1.socket_mapped(self.0, ino)
     }
 }
 
@@ -41,6 +47,10 @@ impl Backing for Unnamed {
 
     fn memfd(&mut self, _: &MappedFile) -> Result<u32, Error> {
         Ok(0)
+    }
+
+    fn socket(&mut self, _: u64) -> Result<Option<u32>, Error> {
+        Ok(Some(0))
     }
 }
 

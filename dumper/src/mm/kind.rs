@@ -29,6 +29,8 @@ pub enum Kind {
     Vsyscall,
     /// Ring of an AIO context.
     AioRing,
+    /// Rings of a packet socket.
+    Socket,
     /// The area of out-of-line uprobe instructions.
     Uprobes,
 }
@@ -44,7 +46,7 @@ pub enum Refusal {
     AnonInode,
     /// `memfd_secret`: only the task itself can read it.
     Secretmem,
-    /// A ring of a packet socket.
+    /// Memory of a socket that is not a packet socket, or has no descriptor, or only a part of it.
     Socket,
     /// Memory of a device.
     Device,
@@ -69,7 +71,10 @@ impl std::fmt::Display for Refusal {
             Self::PerfEvent => "buffers of perf events cannot be saved; stop the profiler first",
             Self::AnonInode => "mappings of this kernel object cannot be saved",
             Self::Secretmem => "memfd_secret memory can be read by the task itself only",
-            Self::Socket => "not supported yet: rings of packet sockets",
+            Self::Socket => {
+                "only all the rings of a packet socket of which the task has a descriptor can be \
+                 saved"
+            }
             Self::Device => "memory of a device cannot be saved without a plugin for it",
             Self::DriverShm => "memory made by a driver cannot be saved without a plugin for it",
             Self::Userfaultfd => "registered with a userfaultfd, which cannot be saved",
@@ -126,7 +131,7 @@ pub fn classify(vma: &Vma, shm: (u32, u32)) -> Result<Kind, Refusal> {
         });
     }
     if name.starts_with(b"socket:") {
-        return Err(Refusal::Socket);
+        return Ok(Kind::Socket);
     }
     // Device number 0:x: no block device, so no regular file system with such odd mappings.
     if vma.dev.0 == 0 && bare == Some(b"/[aio]") && vma.flags.has(VmFlags::DONTEXPAND) {
@@ -203,6 +208,7 @@ impl Kind {
             Self::File
             | Self::Memfd
             | Self::SysvShm
+            | Self::Socket
             | Self::Droppable
             | Self::Vvar
             | Self::Vsyscall
@@ -223,6 +229,7 @@ pub mod status {
     pub const ANON_SHARED: u32 = 1 << 8;
     pub const ANON_PRIVATE: u32 = 1 << 9;
     pub const SYSVIPC: u32 = 1 << 10;
+    pub const SOCKET: u32 = 1 << 11;
     pub const VVAR: u32 = 1 << 12;
     pub const AIORING: u32 = 1 << 13;
     pub const MEMFD: u32 = 1 << 14;
@@ -247,6 +254,7 @@ impl Kind {
             // No REGULAR: restore does not map these.
             Self::Vsyscall => ANON_PRIVATE | VSYSCALL,
             Self::AioRing => AIORING,
+            Self::Socket => REGULAR | SOCKET,
             Self::Uprobes => 0,
         }
     }
@@ -260,7 +268,7 @@ impl Kind {
             (_, false) => libc::MAP_PRIVATE as u32,
         };
         let anonymous = match self {
-            Self::File | Self::Memfd | Self::SysvShm | Self::AioRing => 0,
+            Self::File | Self::Memfd | Self::SysvShm | Self::AioRing | Self::Socket => 0,
             _ => libc::MAP_ANONYMOUS as u32,
         };
         let hugetlb = if matches!(self, Self::Memfd | Self::HugetlbAnon | Self::SysvShm)

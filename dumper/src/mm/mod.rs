@@ -209,6 +209,10 @@ impl Collector {
                 Some(id) => shmid = id.into(),
                 None => return Err(refuse(Refusal::NotRegular).into()),
             },
+            Kind::Socket => match files.socket(vma.ino)? {
+                Some(id) if vma.pgoff == 0 => shmid = id.into(),
+                _ => return Err(refuse(Refusal::Socket).into()),
+            },
             Kind::AioRing => mm.entry.aios.push(aio_ring(pid, vma)?),
             Kind::Vvar => {
                 // [vvar] and [vvar_vclock] are one in the images.

@@ -212,6 +212,15 @@ pub fn dup_number_above(fd: RawFd, least: RawFd) -> Result<RawFd> {
     check(ret.into(), || format!("fcntl({fd}, F_DUPFD_CLOEXEC, {least})")).map(|n| n as RawFd)
 }
 
+/// [`dup_above`] of a number, where nobody owns the descriptor.
+pub fn copy_above(fd: RawFd, least: RawFd) -> Result<OwnedFd> {
+    if fd < 0 {
+        return Err(Error::new(format_args!("fcntl({fd}, F_DUPFD_CLOEXEC, {least})"), libc::EBADF));
+    }
+    // SAFETY: not negative; borrowed for this call only, which tells when nothing is open there.
+    dup_above(unsafe { BorrowedFd::borrow_raw(fd) }, least)
+}
+
 /// [`dup3`] from a number: for arranging a table when nobody owns descriptors any more.
 pub fn dup_number(fd: RawFd, to: RawFd, cloexec: bool) -> Result<()> {
     if fd < 0 {

@@ -264,13 +264,18 @@ fn live(cx: &mut Context<'_>, process: &Process, task: &Task) -> Result<Infallib
     cx.board.count(KEPT, counts.kept);
     family(cx, process)?;
     let vpid = task.pid.cast_signed();
-    let (fds, kept) = open(cx, vpid, live, space)?;
+    let (mut fds, mut kept) = open(cx, vpid, live, space)?;
     cx.board.report();
     cx.board.wait(Stage::Restore);
     // The coordinator traces us now, and its death kills us; parents may go.
     sys::task::prctl(libc::PR_SET_PDEATHSIG, [0; 4])?;
     join_group(process)?;
     cx.files.install(vpid)?;
+    for id in mm::mapped_sockets(&live.mm) {
+        let fd = cx.files.installed(vpid, id)?;
+        fds.sockets.insert(id, fd.as_raw_fd());
+        kept.push(fd);
+    }
     cx.files.set_fs(vpid)?;
     proc_files(cx.files.proc(), task, cx.plan.amber.get(&task.pid))?;
     let arena = Arena::map(&space.arena, kept[0].as_fd(), task.threads.len() - 1)?;

@@ -1,8 +1,8 @@
 //! Packet sockets: bound to a device, with their rings. What is in the rings is not saved.
 
-use super::Result;
-use super::open::set_flags;
+use super::open::{Files, set_flags};
 use super::sk_opts::{self, set_int};
+use super::{Error, Result};
 use images::proto::{PacketMclist, PacketRing, PacketSockEntry};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -33,6 +33,17 @@ pub(super) fn open(entry: &PacketSockEntry) -> Result<OwnedFd> {
     sk_opts::restore(sk, &entry.opts)?;
     set_flags(sk, entry.flags)?;
     Ok(fd)
+}
+
+impl Files<'_> {
+    /// A copy of a description that the caller, task `vpid`, has in its table.
+    pub(crate) fn installed(&self, vpid: i32, id: u32) -> Result<OwnedFd> {
+        let table = self.plan.tables.get(&self.plan.table_owner(vpid));
+        let slot = table.and_then(|t| t.iter().find(|s| s.id == id)).ok_or_else(|| {
+            Error::Refused(format!("task {vpid} maps file {id}, of which it has no descriptor"))
+        })?;
+        Ok(sys::fd::copy_above(slot.fd, self.plan.service_fd())?)
+    }
 }
 
 fn options(entry: &PacketSockEntry, sk: BorrowedFd<'_>) -> Result<()> {

@@ -66,6 +66,10 @@ impl Backing for Ids {
     fn memfd(&mut self, file: &MappedFile) -> Result<u32, crate::Error> {
         self.file(file)
     }
+
+    fn socket(&mut self, _: u64) -> Result<Option<u32>, crate::Error> {
+        Ok(None)
+    }
 }
 
 pub fn at(n: u64) -> u64 {

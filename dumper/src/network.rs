@@ -13,8 +13,6 @@ use sys::net_lock::{Guard, Method, Place, What};
 #[derive(Debug, Default)]
 pub(crate) struct Network {
     guard: Option<Guard>,
-    /// The namespace outlives the tree.
-    external: bool,
     /// The caller was told that it is locked.
     told: bool,
 }
@@ -36,12 +34,9 @@ impl Network {
             stat.map(|m| m.st_ino()).map_err(|e| sys::Error::io("fstat(net namespace)", &e))
         };
         let (ours, theirs) = (open("self")?, open(&request.pid.to_string())?);
-        let ino = inode(&theirs)?;
-        if inode(&ours)? == ino {
+        if inode(&ours)? == inode(&theirs)? {
             return Ok(());
         }
-        let key = format!("net[{ino}]");
-        self.external = request.external.iter().any(|e| e.starts_with(&key));
         let failed = |code| Error::Hook { action: Action::NetworkLock.name(), code };
         hooks.run(Action::NetworkLock, request.pid).map_err(failed)?;
         self.told = true;
@@ -56,12 +51,10 @@ impl Network {
         self.guard.as_ref().map(Guard::method)
     }
 
-    /// The images are complete, and the tasks are about to die: a namespace that lives on stays
-    /// locked until their restore.
+    /// The images are complete, and the tasks are about to die: a namespace that lives on, by a
+    /// name or by others in it, stays locked until their restore.
     pub(crate) fn keep(&mut self) -> Result<(), Error> {
-        if self.external
-            && let Some(guard) = self.guard.take()
-        {
+        if let Some(guard) = self.guard.take() {
             guard.keep()?;
         }
         Ok(())

@@ -270,3 +270,27 @@ fn a_tree_that_was_frozen_is_frozen_again() {
     fs::write(group.join("cgroup.freeze"), "0").expect("thawed");
     run.finish();
 }
+
+#[test]
+fn hierarchies_that_are_not_mounted_here_are_found() {
+    let Some(run) = Run::new(false, &[]) else { return };
+    // In the sandbox's mount namespace only.
+    let all = "awk '$3 ~ /^cgroup/ { print $2 }' /proc/self/mounts | tac";
+    let mounts = run.sandbox.shell(all);
+    run.sandbox.shell("mount --make-rprivate /");
+    for at in mounts.lines() {
+        run.sandbox.shell(&format!("umount -l {at}"));
+    }
+    run.dump(&Criu::ours(), &[]).expect("dump");
+    run.sandbox.empty().expect("dumped");
+    run.before.remove();
+    restore(&run.sandbox, &Criu::ours(), &run.images, &[]).expect("restore");
+    assert!(!run.before.all().is_empty(), "groups are made");
+    let pid = run.pid.clone();
+    let groups = run.sandbox.shell(&format!("cat /proc/{pid}/cgroup"));
+    assert!(groups.contains(&run.before.name), "{groups}");
+    // The subject would look into its groups by their mounts.
+    let pids: Vec<String> = run.sandbox.pids().iter().map(u32::to_string).collect();
+    run.sandbox.shell(&format!("kill -9 {}", pids.join(" ")));
+    run.sandbox.empty().expect("all ended");
+}

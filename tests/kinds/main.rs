@@ -33,6 +33,7 @@ mod task;
 mod tcp_stream;
 mod timerfd;
 mod tty;
+mod tun;
 mod unix_sk;
 mod verbs;
 

@@ -2,6 +2,8 @@
 //! Network namespaces.
 
 use crate::Subject;
+use crate::support::{Criu, LIMIT, Sandbox, dump, restore, subject};
+use std::path::Path;
 
 const LINKS: &str = "ip -d -o link | sed -E 's/(forward_delay|gc|hello|tcn|topology_change|hold|\
     message_age)_timer +[0-9.]+//g; s/qdisc [a-z_]+ //; s/state [A-Z]+ //; s/NO-CARRIER,|,LOWER_UP//g; s/(promiscuity|numtx).*//; \
@@ -250,4 +252,27 @@ fn a_macvlan_upon_a_link_outside() {
         .restore_args(&["--external", "macvlan[mv0]:up0"])
         .stock_cannot_restore("its request is refused by this kernel: its own image, too")
         .check();
+}
+
+/// A namespace that has a name outlives the tree: nobody answers its peers until the restore.
+#[test]
+fn a_namespace_with_a_name_stays_locked_until_the_restore() {
+    let sandbox = Sandbox::new("net_lock");
+    sandbox.shell("mount -t tmpfs none /mnt; touch /mnt/net; unshare --net=/mnt/net true");
+    let rules = || sandbox.shell("nsenter --net=/mnt/net nft list ruleset");
+    let dir = sandbox.dir().to_str().expect("utf-8").to_owned();
+    let program = subject("eventfd");
+    let args = ["--net=/mnt/net", program.to_str().expect("utf-8"), &dir];
+    sandbox.start(Path::new("/usr/bin/nsenter"), &args);
+    let heard = sandbox.hear(&["ready", "bad", "skip"], LIMIT).expect("never got ready");
+    let pid = heard.strip_prefix("ready ").unwrap_or_else(|| panic!("{heard}"));
+    let images = sandbox.path("images");
+    std::fs::create_dir(&images).expect("images");
+    let lock = ["--network-lock", "nftables"];
+    dump(&sandbox, &Criu::ours(), pid, &images, &lock).expect("dump");
+    assert!(rules().contains("CRIU-"), "{}", rules());
+    restore(&sandbox, &Criu::ours(), &images, &["--join-ns", "net:/mnt/net"]).expect("restore");
+    assert_eq!(rules(), "");
+    sandbox.go();
+    assert_eq!(sandbox.hear(&["ok", "bad"], LIMIT).as_deref(), Some("ok"));
 }

@@ -16,6 +16,7 @@ pub(crate) enum Kind {
     InetSk,
     NetlinkSk,
     PacketSk,
+    Tun,
     Eventfd,
     Eventpoll,
     Signalfd,
@@ -51,6 +52,7 @@ impl Kind {
             Self::InetSk => FdTypes::Inetsk,
             Self::NetlinkSk => FdTypes::Netlinksk,
             Self::PacketSk => FdTypes::Packetsk,
+            Self::Tun => FdTypes::Tunf,
             Self::Eventfd => FdTypes::Eventfd,
             Self::Eventpoll => FdTypes::Eventpoll,
             Self::Signalfd => FdTypes::Signalfd,
@@ -148,7 +150,7 @@ fn char_device(rdev: u64) -> Result<Kind, Why> {
         (4, 0..=63) => Ok(Kind::Tty(Tty::Vt)),
         (4, _) => Ok(Kind::Tty(Tty::Serial)),
         (229, _) => Ok(Kind::Tty(Tty::Vt)), // hvc
-        (10, 200) => Err(Why::yet("tun and tap devices")),
+        (10, 200) => Ok(Kind::Tun),
         _ => Err(Why::refused(format!("Can't dump character device {}", device(rdev)))),
     }
 }

@@ -43,6 +43,7 @@ mod tcp_stream;
 mod tests;
 mod timerfd;
 mod tty;
+pub(crate) mod tun;
 mod unix_sk;
 mod write;
 
@@ -296,6 +297,7 @@ impl FileTable {
             Kind::InetSk => self.inet_sk(&open),
             Kind::NetlinkSk => self.netlink_sk(&open),
             Kind::PacketSk => self.packet_sock(&open),
+            Kind::Tun => self.tun(&open),
             Kind::Eventfd => self.eventfd(&open),
             Kind::Eventpoll => self.eventpoll(&open),
             Kind::Signalfd => self.signalfd(&open),

@@ -26,6 +26,7 @@ mod time;
 pub(crate) mod user;
 mod uts;
 
+use crate::files::tun;
 use crate::task::ids::OWN;
 use crate::tree::{Task, Tree};
 use crate::{Error, Request};
@@ -138,6 +139,8 @@ pub(crate) struct Namespaces {
     pub(crate) mounts: mnt::Mounts,
     /// Those in which no task lives, found by descriptors.
     held: RefCell<Vec<Rc<Namespace>>>,
+    /// Tun links that the tree has open, by namespace and name.
+    tuns: RefCell<HashMap<(u32, String), tun::Sizes>>,
 }
 
 impl Namespaces {
@@ -149,6 +152,7 @@ impl Namespaces {
             of_task: HashMap::new(),
             mounts: mnt::Mounts::default(),
             held: RefCell::default(),
+            tuns: RefCell::default(),
         };
         all.look("self", std::process::id() as i32, Role::Criu, request)?;
         for task in tree.alive() {
@@ -280,6 +284,18 @@ impl Namespaces {
         let role = Role::Nested;
         held.push(Rc::new(Namespace { kind, id, ino, role, holder, fd, external: None }));
         Ok(Some(id))
+    }
+
+    /// Notes a tun link that the tree has open.
+    pub(crate) fn add_tun(&self, ns: u32, name: &str, sizes: tun::Sizes) {
+        self.tuns.borrow_mut().insert((ns, name.to_owned()), sizes);
+    }
+
+    /// The tun links of a namespace that the tree has open.
+    pub(crate) fn tuns(&self, ns: u32) -> HashMap<String, tun::Sizes> {
+        let all = self.tuns.borrow();
+        let of_ns = all.iter().filter(|((id, _), _)| *id == ns);
+        of_ns.map(|((_, name), sizes)| (name.clone(), *sizes)).collect()
     }
 
     /// `ids` of a living task.

@@ -6,6 +6,9 @@ use crate::freezer::Freezer;
 use crate::{Error, Request};
 use images::proto::{CgControllerEntry, CgroupDirEntry, CgroupPerms, CgroupPropEntry};
 use parasite::proc;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +22,8 @@ const LONGEST: usize = 1023;
 pub(super) struct Hierarchies {
     mounts: Vec<Mount>,
     yard: Option<PathBuf>,
+    /// Mounted by us, as they are not here.
+    own: RefCell<HashMap<String, OwnedFd>>,
 }
 
 /// A mounted hierarchy.
@@ -37,7 +42,7 @@ impl Hierarchies {
     pub(super) fn find(request: &Request) -> Result<Self, Error> {
         let mountinfo = proc::read("/proc/self/mountinfo")?;
         let mounts = mounts(&String::from_utf8_lossy(&mountinfo));
-        Ok(Self { mounts, yard: request.cgroup_yard.clone() })
+        Ok(Self { mounts, yard: request.cgroup_yard.clone(), own: RefCell::default() })
     }
 
     /// Where a directory of the hierarchy `name` is to be found.
@@ -81,6 +86,20 @@ fn mounts(mountinfo: &str) -> Vec<Mount> {
         .collect()
 }
 
+impl Hierarchies {
+    /// The same in a mount of our own, for hierarchies that only others have mounted.
+    fn own_dir(&self, name: &str, path: &str) -> Result<PathBuf, sys::Error> {
+        use std::collections::hash_map::Entry;
+        let mut own = self.own.borrow_mut();
+        let fd = match own.entry(name.to_owned()) {
+            Entry::Occupied(fd) => fd.into_mut(),
+            Entry::Vacant(place) => place.insert(sys::mount::cgroup(name)?),
+        };
+        let root = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+        Ok(root.join(path.trim_start_matches('/')))
+    }
+}
+
 /// The hierarchy `name` with the trees below `tops`.
 pub(super) fn controller(
     hierarchies: &Hierarchies,
@@ -91,11 +110,14 @@ pub(super) fn controller(
 ) -> Result<CgControllerEntry, Error> {
     let mut dirs = Vec::new();
     for top in tops {
-        let Some(path) = hierarchies.dir(name, top) else {
-            return Err(Error::Refused(format!(
-                "control groups: the hierarchy of {name:?} is not mounted here: mount it, or use \
-                 --cgroup-yard or --manage-cgroups=ignore"
-            )));
+        let path = match hierarchies.dir(name, top) {
+            Some(path) => path,
+            None => hierarchies.own_dir(name, top).map_err(|e| {
+                Error::Refused(format!(
+                    "control groups: the hierarchy of {name:?} is not mounted here ({e}): mount \
+                     it, or use --cgroup-yard or --manage-cgroups=ignore"
+                ))
+            })?,
         };
         let walk = Walk { names, v1: (!name.is_empty()).then(|| names.v1(name)), freezer };
         // As CRIU, without the first slash.
@@ -206,7 +228,8 @@ mod tests {
 
     #[test]
     fn directories_are_found_by_hierarchy_and_root() {
-        let mut all = Hierarchies { mounts: mounts(MOUNTINFO), yard: None };
+        let mut all =
+            Hierarchies { mounts: mounts(MOUNTINFO), yard: None, own: RefCell::default() };
         assert_eq!(all.mounts.len(), 3);
         let check = |name, path| all.dir(name, path).map(|p| p.display().to_string());
         assert_eq!(check("cpu", "/a/b"), Some("/sys/fs/cgroup/cpu/a/b".into()));

@@ -107,6 +107,28 @@ pub struct Fs {
     name: String,
 }
 
+/// A mount of a hierarchy of control groups, attached nowhere: of cgroup2 for an empty name, else
+/// of `name=…` or the controllers with commas between. To be called only for hierarchies that
+/// are there, as asking for another would make it.
+pub fn cgroup(hierarchy: &str) -> Result<OwnedFd> {
+    if hierarchy.is_empty() {
+        return Fs::open("cgroup2")?.mount(0);
+    }
+    let fs = Fs::open("cgroup")?;
+    match hierarchy.strip_prefix("name=") {
+        Some(name) => {
+            fs.set_flag(b"none")?;
+            fs.set(b"name", name.as_bytes())?;
+        }
+        None => {
+            for controller in hierarchy.split(',') {
+                fs.set_flag(controller.as_bytes())?;
+            }
+        }
+    }
+    fs.mount(0)
+}
+
 impl Fs {
     /// Opens a kind of file system by name. `ENODEV`: the kernel has none of this name.
     pub fn open(name: &str) -> Result<Self> {

@@ -13,9 +13,11 @@ use crate::plan::Plan;
 use crate::plan::cgroup::{Cgroups, Dir, Member, set_of};
 use crate::request::CgroupMode;
 use images::checkpoint::Thread;
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -51,7 +53,7 @@ impl<'a> Groups<'a> {
         if plan.sets.is_empty() {
             return Ok(all);
         }
-        all.hierarchies = Hierarchies::find(yard)?;
+        all.hierarchies = Hierarchies::find(yard, present)?;
         if plan.mode == CgroupMode::None {
             return Ok(all);
         }
@@ -259,13 +261,18 @@ impl Drop for Groups<'_> {
 struct Hierarchies {
     mountinfo: String,
     yard: Option<PathBuf>,
+    /// Names of those that exist.
+    known: BTreeSet<String>,
+    /// Mounted by us, as they are not here.
+    own: RefCell<BTreeMap<String, OwnedFd>>,
 }
 
 impl Hierarchies {
-    fn find(yard: Option<&Path>) -> Result<Self, Error> {
+    fn find(yard: Option<&Path>, present: &BTreeMap<String, String>) -> Result<Self, Error> {
         let mountinfo = fs::read_to_string("/proc/self/mountinfo")
             .map_err(|e| sys::Error::io("read(/proc/self/mountinfo)", &e))?;
-        Ok(Self { mountinfo, yard: yard.map(Path::to_owned) })
+        let known = present.keys().cloned().collect();
+        Ok(Self { mountinfo, yard: yard.map(Path::to_owned), known, own: RefCell::default() })
     }
 
     /// The directory of a group.
@@ -277,12 +284,31 @@ impl Hierarchies {
             };
             return Ok(yard.join(name).join(path.trim_start_matches('/')));
         }
-        let found = self.mountinfo.lines().find_map(|l| place_of(l, hierarchy, path));
-        found.ok_or_else(|| Error::Cgroup {
+        if let Some(found) = self.mountinfo.lines().find_map(|l| place_of(l, hierarchy, path)) {
+            return Ok(found);
+        }
+        let failed = |why: &dyn std::fmt::Display| Error::Cgroup {
             name: hierarchy.to_owned(),
             path: path.to_owned(),
-            why: "its hierarchy is not mounted here (see --cgroup-yard, --manage-cgroups)".into(),
-        })
+            why: format!(
+                "its hierarchy is not mounted here{why} (see --cgroup-yard, --manage-cgroups)"
+            ),
+        };
+        // Named hierarchies harm nobody; one of controllers would take them from another.
+        if !hierarchy.starts_with("name=") && !self.known.contains(hierarchy) {
+            return Err(failed(&""));
+        }
+        let root = self.mounted(hierarchy).map_err(|e| failed(&format_args!(" ({e})")))?;
+        Ok(root.join(path.trim_start_matches('/')))
+    }
+
+    /// A mount of our own, attached nowhere.
+    fn mounted(&self, hierarchy: &str) -> Result<PathBuf, sys::Error> {
+        let mut own = self.own.borrow_mut();
+        if !own.contains_key(hierarchy) {
+            own.insert(hierarchy.to_owned(), sys::mount::cgroup(hierarchy)?);
+        }
+        Ok(format!("/proc/self/fd/{}", own[hierarchy].as_raw_fd()).into())
     }
 }
 

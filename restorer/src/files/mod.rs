@@ -47,6 +47,7 @@ pub mod tcp_stream;
 mod tests;
 mod timerfd;
 pub mod tty;
+pub(crate) mod tun;
 mod unix_sk;
 
 pub use late::late;

@@ -398,8 +398,8 @@ impl<'a> Files<'a> {
         } else if let Some(e) = &f.psk {
             let _away = self.in_net(e.ns_id)?;
             super::packet_sock::open(e)
-        } else if f.tunf.is_some() {
-            return not_yet("a tun device");
+        } else if let Some(e) = &f.tunf {
+            self.open_tun(e)
         } else if f.bpf.is_some() {
             return not_yet("a BPF map");
         } else if f.ext.is_some() {
@@ -535,6 +535,9 @@ impl<'a> Files<'a> {
             })* };
         }
         kinds!(efd epfd sgfd tfd ify ffy memfd isk usk nlsk psk pipe tty bpf pidfd);
+        if f.tunf.is_some() {
+            return reg(id);
+        }
         f.fifo.as_ref().map_or((0, None), |fifo| reg(fifo.regf_id()))
     }
 }

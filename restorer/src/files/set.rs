@@ -5,7 +5,7 @@ pub(super) use images::checkpoint::Remap;
 use images::checkpoint::{GhostBody, PipeData, TcpStream};
 use images::proto::{
     FdinfoEntry, FileEntry, FileLockEntry, FsEntry, GhostFileEntry, MemfdInodeEntry, PipeDataEntry,
-    RegFileEntry, SkPacketEntry, TaskKobjIdsEntry, TtyInfoEntry, VmaEntry,
+    RegFileEntry, SkPacketEntry, TaskKobjIdsEntry, TtyInfoEntry, TunLinkEntry, VmaEntry,
 };
 use images::{Checkpoint, Extent};
 use std::collections::{BTreeMap, HashMap};
@@ -86,6 +86,8 @@ pub(super) struct FileSet {
     pub(super) tcp_streams: BTreeMap<u32, TcpStream>,
     /// Memory files, by `inode_id`.
     pub(super) memfds: BTreeMap<u64, MemfdInodeEntry>,
+    /// Tun links, by namespace and name.
+    pub(super) tuns: HashMap<(u32, String), TunLinkEntry>,
     /// Places of mounts in their namespaces, by id.
     pub(super) mount_points: HashMap<u32, Vec<u8>>,
 }
@@ -107,6 +109,13 @@ impl FileSet {
                 exe: live.mm.exe_file_id,
                 mapped: TaskFiles::mapped_ids(&live.mm.vmas),
             });
+        }
+        for (id, net) in &cp.ns.net {
+            for link in &net.devices {
+                if let Some(tun) = &link.tun {
+                    set.tuns.insert((*id, link.name.clone()), *tun);
+                }
+            }
         }
         for mount in cp.ns.mnt.values().flatten() {
             set.mount_points.insert(mount.mnt_id, mount.mountpoint.clone());

@@ -179,6 +179,11 @@ impl NsPlan {
         self.user.is_some() || self.joins.iter().any(|join| join.kind == NsKind::User)
     }
 
+    /// Whether tasks are in another network namespace than the restorer.
+    pub(crate) fn has_net(&self) -> bool {
+        self.net.is_some() || self.joins.iter().any(|join| join.kind == NsKind::Net)
+    }
+
     /// Whether the tree has namespaces of its own. Moving clocks does not count, as in CRIU.
     pub(crate) fn any(&self) -> bool {
         let time = self.time.as_ref().is_some_and(|t| t.own);

@@ -1,10 +1,12 @@
 //! Links: `netdev-N.img`.
 
 use super::sysctl;
+use crate::files::tun::Sizes;
 use crate::{Error, Request};
 use images::checkpoint::net::PLAIN_KINDS;
 use images::proto::{MacvlanLinkEntry, NdType, NetDeviceEntry, NetnsId, SitEntry, TunLinkEntry};
 use images::{Dir, Image};
+use std::collections::HashMap;
 use sys::netlink::{self, Attributes, Message, Socket, attribute, attributes, messages};
 
 const RTM_NEWLINK: u16 = 16;
@@ -213,12 +215,13 @@ pub(super) fn write(
     ns: u32,
     links: &[Link],
     nsids: &[NetnsId],
+    tuns: &HashMap<String, Sizes>,
     request: &Request,
     dir: &Dir,
 ) -> Result<(), Error> {
     let mut writer = dir.writer(Image::Netdev(ns))?;
     for link in links {
-        writer.write(&entry(link, ns, nsids, request)?)?;
+        writer.write(&entry(link, ns, nsids, tuns, request)?)?;
     }
     writer.finish()?;
     Ok(())
@@ -228,6 +231,7 @@ fn entry(
     link: &Link,
     own: u32,
     nsids: &[NetnsId],
+    tuns: &HashMap<String, Sizes>,
     request: &Request,
 ) -> Result<NetDeviceEntry, Error> {
     // Without a namespace id it is here; with one that is not the tree's, outside.
@@ -252,7 +256,10 @@ fn entry(
         mtu: link.mtu,
         flags: link.flags,
         name: link.name.clone(),
-        tun: (link.kind == NdType::Tun).then(|| tun(&link.data, &link.name)),
+        tun: match link.kind {
+            NdType::Tun => Some(tun(&link.data, &link.name, tuns)?),
+            _ => None,
+        },
         address: (!loopback && !link.address.is_empty()).then(|| link.address.clone()),
         conf4: sysctl::conf(4, &link.name)?,
         conf6: sysctl::conf(6, &link.name)?,
@@ -275,7 +282,7 @@ fn macvlan(data: &[u8]) -> MacvlanLinkEntry {
     }
 }
 
-fn tun(data: &[u8], name: &str) -> TunLinkEntry {
+fn tun(data: &[u8], name: &str, open: &HashMap<String, Sizes>) -> Result<TunLinkEntry, Error> {
     const OWNER: u16 = 1;
     const GROUP: u16 = 2;
     const TYPE: u16 = 3;
@@ -295,8 +302,17 @@ fn tun(data: &[u8], name: &str) -> TunLinkEntry {
     for (_, bit) in bits.iter().filter(|(set, _)| *set) {
         flags |= *bit as u32;
     }
-    let (vnethdr, sndbuf) = super::tun::sizes(name, flags);
-    TunLinkEntry { flags, owner: number(OWNER), group: number(GROUP), vnethdr, sndbuf }
+    let (vnethdr, sndbuf) = match open.get(name) {
+        Some(sizes) => *sizes,
+        None if set(PERSIST) => super::tun::sizes(name, flags),
+        None => {
+            return Err(Error::Refused(format!(
+                "Can't dump tun link {name}: it ends with its descriptor, which no task of the \
+                 tree has"
+            )));
+        }
+    };
+    Ok(TunLinkEntry { flags, owner: number(OWNER), group: number(GROUP), vnethdr, sndbuf })
 }
 
 fn sit(data: &[u8]) -> SitEntry {

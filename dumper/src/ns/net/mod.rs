@@ -61,6 +61,7 @@ pub(crate) fn dump(ns: &Namespace, cx: &Cx<'_>) -> Result<(), Error> {
         return Ok(());
     }
     let map = group_map(ns.holder)?;
+    let tuns = cx.all.tuns(ns.id);
     let others = cx.all.foreign(NsKind::Net).filter(|o| o.id != ns.id && o.external.is_none());
     let others: Vec<(u32, RawFd)> = others.map(|o| (o.id, o.fd.as_fd().as_raw_fd())).collect();
     ns.inside(|| {
@@ -68,7 +69,7 @@ pub(crate) fn dump(ns: &Namespace, cx: &Cx<'_>) -> Result<(), Error> {
         // The kernel numbers other namespaces while it lists links: only then they can be asked.
         let found = links::collect(&mut route, request)?;
         let nsids = nsids(&mut route, &others)?;
-        links::write(ns.id, &found, &nsids, request, dir)?;
+        links::write(ns.id, &found, &nsids, &tuns, request, dir)?;
         raw::dump(&mut route, ns.id, dir)?;
         filter::dump(ns.id, dir)?;
         let mut entry = sysctl::namespace(&|group| inside_group(&map, group))?;

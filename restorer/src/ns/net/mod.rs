@@ -78,9 +78,29 @@ pub(crate) fn plan(cp: &Checkpoint, request: &Request) -> Result<Option<NetPlan>
     let filled: Vec<(u32, &Net)> = filled.map(|one| (one.id, &cp.ns.net[&one.id])).collect();
     for (id, net) in &filled {
         sysctl::check(*id, net)?;
+        check_tuns(*id, net, cp)?;
     }
     let links = links::Links::plan(&filled, request)?;
     Ok(Some(NetPlan { namespaces, links }))
+}
+
+/// A tun link that ends with its descriptors has to have one.
+fn check_tuns(id: u32, net: &Net, cp: &Checkpoint) -> Result<(), Error> {
+    let persists = |flags: u32| flags & libc::IFF_PERSIST as u32 != 0;
+    let open = |name: &str| {
+        let tuns = cp.files.iter().filter_map(|f| f.tunf.as_ref());
+        let mut of_ns = tuns.filter(|t| t.ns_id.is_none_or(|ns| ns == id));
+        of_ns.any(|t| t.netdev.as_deref() == Some(name))
+    };
+    for link in &net.devices {
+        if link.tun.as_ref().is_some_and(|t| !persists(t.flags)) && !open(&link.name) {
+            return Err(Error::NetNs(format!(
+                "netdev-{id}.img: tun link {} ends with its descriptor, and there is none",
+                link.name
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Sockets have to be in a namespace that is made.
@@ -92,6 +112,7 @@ fn check_sockets(cp: &Checkpoint) -> Result<(), Error> {
             file.usk.as_ref().and_then(|s| s.ns_id),
             file.psk.as_ref().and_then(|s| s.ns_id),
             file.nlsk.as_ref().and_then(|s| s.ns_id),
+            file.tunf.as_ref().and_then(|s| s.ns_id),
         ];
         for id in ids.into_iter().flatten().filter(|id| *id != 0) {
             if !cp.ns.net.contains_key(&id) && Some(id) != outside {

@@ -1,4 +1,4 @@
-//! Persistent tun and tap links.
+//! Tun and tap links.
 
 use crate::Error;
 use images::proto::NetDeviceEntry;
@@ -33,24 +33,14 @@ pub(super) fn make(entry: &NetDeviceEntry) -> Result<(), Error> {
         pointed(TUNSETVNETHDRSZ, tun.vnethdr)?;
     }
     pointed(TUNSETSNDBUF, tun.sndbuf)?;
-    let persist = u64::from(tun.flags & libc::IFF_PERSIST as u32 != 0);
-    if persist == 0 {
-        return Err(Error::NetNs(format!(
-            "link {}: a tun link that ends with its file: not supported yet",
-            entry.name
-        )));
-    }
-    sys::fd::ioctl_int(fd, TUNSETPERSIST, persist)?;
+    // One that is to end with its descriptors is told so by the first of them.
+    sys::fd::ioctl_int(fd, TUNSETPERSIST, 1)?;
     super::make::dress(entry)
 }
 
 /// `TUNSETIFF`.
 fn attach(fd: BorrowedFd<'_>, name: &[u8], flags: u32) -> Result<(), Error> {
-    // struct ifreq: name, flags.
-    let mut request = [0; 40];
-    request[..name.len()].copy_from_slice(name);
     let wanted = flags as u16 & !(libc::IFF_PERSIST as u16);
-    request[16..18].copy_from_slice(&wanted.to_ne_bytes());
-    sys::fd::ioctl_bytes(fd, TUNSETIFF, &mut request)?;
+    sys::fd::ioctl_bytes(fd, TUNSETIFF, &mut crate::files::tun::request(name, wanted))?;
     Ok(())
 }

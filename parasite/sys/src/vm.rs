@@ -2,7 +2,6 @@
 
 use crate::error::check;
 use crate::{Error, Result};
-use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// A span of another task's memory: first address and length in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,26 +69,4 @@ pub fn write_all(pid: i32, addr: u64, buf: &[u8]) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(format_args!("process_vm_writev({pid}, {addr:#x}): short"), libc::EFAULT))
-}
-
-/// Makes pages of a file in memory (tmpfs) exist, `len` bytes from `offset` on, all by one call:
-/// by several threads at once, as that holds no lock of the file. Both in whole pages.
-///
-/// `EINVAL` before Linux 5.14; `EFAULT` or `ENOMEM` where there is no room.
-pub fn populate_file(file: BorrowedFd<'_>, offset: u64, len: usize) -> Result<()> {
-    const MADV_POPULATE_WRITE: i32 = 23;
-    let fd = file.as_raw_fd();
-    let prot = libc::PROT_READ | libc::PROT_WRITE;
-    // SAFETY: a new mapping where the kernel likes; nothing reads or writes through it.
-    let ptr =
-        unsafe { libc::mmap(std::ptr::null_mut(), len, prot, libc::MAP_SHARED, fd, offset as i64) };
-    if ptr == libc::MAP_FAILED {
-        return Err(Error::last(format_args!("mmap({fd}, {offset:#x}, {len})")));
-    }
-    // SAFETY: the mapping just made, all of it.
-    let ret = unsafe { libc::madvise(ptr, len, MADV_POPULATE_WRITE) };
-    let done = check(ret.into(), || format!("madvise({offset:#x}, {len}, MADV_POPULATE_WRITE)"));
-    // SAFETY: the mapping just made, to which no reference exists.
-    unsafe { libc::munmap(ptr, len) };
-    done.map(|_| ())
 }

@@ -94,7 +94,6 @@ const NOT_BUILT: &[(&[Command], &[Lacking])] = {
                 ("--stream", |r| r.stream),
                 ("--tls", |r| r.tls),
                 ("--log-pid", |r| r.log_pid),
-                ("--unprivileged", |r| r.unprivileged && !nix::unistd::geteuid().is_root()),
             ],
         ),
         (

@@ -15,7 +15,7 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
 };
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, chown, geteuid, getgid, getuid, setgroups, setresgid, setresuid};
 
 use crate::daemon;
 use crate::options::Raw;
@@ -59,6 +59,10 @@ fn listen_at(path: &Path) -> anyhow::Result<UnixListener> {
         bound => bound?,
     }
     umask(before);
+    if getuid() != geteuid() {
+        // A program with the set-user-ID bit: it is for whoever started it.
+        chown(path, Some(getuid()), Some(getgid()))?;
+    }
     say_who_may(path);
     listen(&fd, Backlog::new(16)?)?;
     Ok(UnixListener::from(fd))
@@ -131,6 +135,9 @@ fn become_caller(socket: &Socket, peer: &Peer) -> anyhow::Result<()> {
     setgroups(&groups).context("setgroups")?;
     setresgid(gid, gid, gid).context("setresgid")?;
     setresuid(uid, uid, uid).context("setresuid")?;
+    sys::task::prctl(libc::PR_SET_KEEPCAPS, [0; 4])?;
+    // What is ours in /proc belongs to the caller now; who has not our capability cannot trace us.
+    sys::task::prctl(libc::PR_SET_DUMPABLE, [1, 0, 0, 0])?;
     let lent = 1 << CHECKPOINT_RESTORE;
     // Where the kernel does not know it there is nothing to lend.
     if sys::task::set_capabilities(lent, lent).is_err() {

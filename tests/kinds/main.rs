@@ -35,6 +35,7 @@ mod timerfd;
 mod tty;
 mod tun;
 mod unix_sk;
+mod unprivileged;
 mod verbs;
 
 /// For `vm-tests`, whose guests have no compiler; and none is left that no test runs.

@@ -146,7 +146,10 @@ impl FileTable {
     pub(crate) fn net_of(&mut self, open: &Open<'_>) -> Result<(u64, u32), Why> {
         let ino = match sys::file::ioctl_fd(open.own, SIOCGSKNS) {
             Ok(fd) => call(|| "fstat(net namespace)".into(), fstat(fd.as_fd()))?.st_ino,
-            Err(e) if e.errno() == libc::ENOTTY => self.diag.ns_of(open.pid)?,
+            // An old kernel, or a user who may not ask: a socket from elsewhere is not found there.
+            Err(e) if matches!(e.errno(), libc::ENOTTY | libc::EPERM) => {
+                self.diag.ns_of(open.pid)?
+            }
             Err(e) => return Err(e.into()),
         };
         let foreign = self.ns.foreign(NsKind::Net).next().is_some();

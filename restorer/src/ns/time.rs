@@ -35,9 +35,10 @@ impl TimePlan {
     /// Makes and enters it, in the root task.
     pub(crate) fn prepare(&self, cx: &mut Cx<'_>) -> Result<(), Error> {
         match make(NsKind::Time) {
-            // A kernel without time namespaces: the clocks jump, as they do with CRIU.
-            Err(Error::Sys(e)) if e.errno() == libc::EINVAL && !self.own => {
-                log::warn!("this kernel has no time namespaces: CLOCK_MONOTONIC jumps");
+            // A kernel without time namespaces, or a user who may not make one: the clocks jump, as
+            // they do with CRIU.
+            Err(Error::Sys(e)) if matches!(e.errno(), libc::EINVAL | libc::EPERM) && !self.own => {
+                log::warn!("CLOCK_MONOTONIC jumps: {e}");
                 return Ok(());
             }
             other => other?,

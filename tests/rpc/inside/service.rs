@@ -42,13 +42,42 @@ pub(crate) fn the_service_knows_no_descriptors_of_clients() {
 /// Root's task is not dumped for others, and root's directory not written to.
 pub(crate) fn the_service_does_what_its_caller_may() {
     let images = Images::open();
-    // This process is only a client from here on.
-    nix::unistd::setgroups(&[]).expect("setgroups");
-    nix::unistd::setresgid(1234.into(), 1234.into(), 1234.into()).expect("setresgid");
-    nix::unistd::setresuid(1234.into(), 1234.into(), 1234.into()).expect("setresuid");
+    become_somebody();
     let response = Client::connect().ask(&images.dump());
     failed(&response, CriuReqType::Dump);
     assert!(alive(pid()));
     assert!(!dir().join("images/inventory.img").exists());
     ok(&Client::connect().ask(&bare(CriuReqType::Version)), CriuReqType::Version);
+}
+
+/// This process is only a client from here on.
+fn become_somebody() {
+    nix::unistd::setgroups(&[]).expect("setgroups");
+    nix::unistd::setresgid(1234.into(), 1234.into(), 1234.into()).expect("setresgid");
+    nix::unistd::setresuid(1234.into(), 1234.into(), 1234.into()).expect("setresuid");
+    // As after an exec: what is ours is open to us.
+    sys::task::prctl(nix::libc::PR_SET_DUMPABLE, [1, 0, 0, 0]).expect("prctl");
+}
+
+/// A tree of his own is dumped and comes back with no rights but his.
+pub(crate) fn the_service_dumps_and_restores_a_callers_own() {
+    become_somebody();
+    the_service_dumps_and_restores();
+}
+
+/// The service knows who asks by the kernel's word, also from another pid namespace: without a
+/// pid it is the caller who is dumped, whatever number he has for himself. Numbers that are sent
+/// are those of the service.
+pub(crate) fn the_service_has_a_client_in_another_pid_namespace() {
+    let images = Images::open();
+    let ask = with(images.dump(), |o| o.leave_running = Some(true));
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWPID).expect("unshare");
+    let child = sys::worker::fork(|| {
+        assert_eq!(std::process::id(), 1);
+        let response = Client::connect().ask(&ask);
+        ok(&response, CriuReqType::Dump);
+        i32::from(!std::path::Path::new(&dir().join("images/inventory.img")).exists())
+    });
+    assert_eq!(child.and_then(sys::worker::wait).expect("the client"), 0);
+    assert!(alive(pid()));
 }

@@ -107,7 +107,9 @@ const NOT_BUILT: &[(&[Command], &[Lacking])] = {
         (
             &[Restore],
             &[
-                ("--lsm-profile", |r| r.lsm_profile.is_some()),
+                ("--lsm-profile selinux", |r| {
+                    r.lsm_profile.as_ref().is_some_and(|p| p.starts_with("selinux:"))
+                }),
                 ("--lsm-mount-context", |r| r.lsm_mount_context.is_some()),
             ],
         ),
@@ -282,6 +284,8 @@ pub(crate) fn restore(raw: &Raw, dirs: &Dirs) -> Result<restorer::Request, Error
     request.empty_net = raw.empty_ns_net;
     request.inherit_fd.clone_from(&raw.inherit_fd);
     request.join_ns.clone_from(&raw.join_ns);
+    let profile = raw.lsm_profile.as_ref().and_then(|p| p.strip_prefix("apparmor:"));
+    request.lsm_profile = profile.map(str::to_owned);
     for (fd, _) in &request.inherit_fd {
         if let Err(e) = std::fs::metadata(format!("/proc/self/fd/{fd}")) {
             let e = match e.kind() {

@@ -2,7 +2,7 @@
 
 use crate::ns::Namespaces;
 use crate::task::cgroup::OWN_SET;
-use crate::task::creds::Lsm;
+use crate::task::lsm::Lsm;
 use crate::{Error, PreDumpMode, Request};
 use images::pages::COMPRESSED_VERSION;
 use images::proto::{InventoryEntry, Lsmtype, PluginsEntry};

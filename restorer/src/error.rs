@@ -87,12 +87,16 @@ pub enum Error {
         cap: u32,
     },
     /// Security modules.
-    #[error("thread {tid} has LSM profile {profile:?}: not supported yet")]
+    #[error(
+        "thread {tid} has the security profile {profile:?}: {why} (--lsm-profile names another)"
+    )]
     Lsm {
         /// Virtual tid.
         tid: u32,
         /// The profile.
         profile: String,
+        /// What is wrong with it.
+        why: &'static str,
     },
     /// A field that cannot be true.
     #[error("{what} is {value}")]

@@ -1,6 +1,7 @@
 //! What the plan has to know of this machine and of the restorer itself, gathered once.
 
 use crate::task::creds::Creds;
+use crate::task::lsm::Lsm;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -43,6 +44,8 @@ pub(crate) struct Facts {
     pub(crate) cgroups: BTreeMap<String, String>,
     /// Transparent huge pages are not turned off.
     pub(crate) huge: bool,
+    /// Security modules.
+    pub(crate) lsm: Lsm,
 }
 
 /// The kernel's pages in a process.
@@ -99,6 +102,7 @@ impl Facts {
             cgroups: cgroups(&read("/proc/self/cgroup").unwrap_or_default()),
             huge: read("/sys/kernel/mm/transparent_hugepage/enabled")
                 .is_ok_and(|text| !text.contains("[never]")),
+            lsm: Lsm::gather(),
         })
     }
 
@@ -148,6 +152,7 @@ fn creds(status: &str) -> Creds {
         ambient: set("CapAmb"),
         securebits: sys::task::prctl(libc::PR_GET_SECUREBITS, [0; 4]).unwrap_or(0).cast_unsigned(),
         no_new_privs: field("NoNewPrivs") == "1",
+        label: None,
     }
 }
 

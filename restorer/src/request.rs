@@ -66,6 +66,8 @@ pub struct Request {
     pub inherit_fd: Vec<(RawFd, String)>,
     /// `--join-ns`, as given.
     pub join_ns: Vec<String>,
+    /// AppArmor profile of all tasks instead of their own (`--lsm-profile apparmor:NAME`).
+    pub lsm_profile: Option<String>,
     /// Hole-punch pages after use (`--auto-dedup`).
     pub auto_dedup: bool,
     /// What is done about control groups.
@@ -105,6 +107,7 @@ impl Request {
             empty_net: false,
             inherit_fd: Vec::new(),
             join_ns: Vec::new(),
+            lsm_profile: None,
             auto_dedup: false,
             manage_cgroups: CgroupMode::Soft,
             cgroup_roots: Vec::new(),

@@ -16,6 +16,7 @@ mod fsnotify;
 mod incremental;
 mod inet_sk;
 mod kept;
+mod lsm;
 mod memfd;
 mod memory;
 mod mnt;

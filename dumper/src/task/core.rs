@@ -3,7 +3,8 @@
 use crate::Error;
 use crate::ns::user::Maps;
 use crate::task::cgroup::Sets;
-use crate::task::creds::{self, Lsm};
+use crate::task::creds;
+use crate::task::lsm::Lsm;
 use crate::task::seccomp::{Filters, MODE_FILTER};
 use crate::task::{rlimits, rseq, signals, timers, x86};
 use crate::tree::{State, Task, Thread};

@@ -5,6 +5,7 @@
 //! look at it. Only tasks with `no_new_privs` are asked: those that restrict themselves set it.
 
 use crate::ns::user::Maps;
+use crate::task::lsm::Lsm;
 use crate::tree::Task;
 use nix::sched::{CloneFlags, setns};
 use std::collections::HashMap;
@@ -70,6 +71,10 @@ impl Outsiders {
     /// be asked, or cannot be.
     pub(crate) fn of(&mut self, task: &Task) -> Option<i32> {
         if !self.active || !task.status.no_new_privs {
+            return None;
+        }
+        // A task that another module confines may be kept from looking by that.
+        if Lsm::detect().label(task.pid, task.pid).is_some() {
             return None;
         }
         let name = |kind: &str| {

@@ -8,6 +8,7 @@ pub(crate) mod creds;
 pub(crate) mod ids;
 pub mod inside;
 pub(crate) mod landlock;
+pub(crate) mod lsm;
 pub(crate) mod rlimits;
 pub(crate) mod rseq;
 pub(crate) mod seccomp;

@@ -40,6 +40,9 @@ pub enum Op {
     /// `args[1]` = how many, `args[2]` = address of a u32 counter (zero), `args[3]` = array of
     /// [`Thread`] slots for helpers, `args[4]` = how many helpers.
     ParallelFill = 10,
+    /// Open the file whose path (absolute, with a zero byte) is at `args[0]`, write the `args[2]`
+    /// bytes at `args[1]` to it at once, and close it.
+    WriteFile = 11,
 }
 
 impl Op {
@@ -57,6 +60,7 @@ impl Op {
             8 => Self::AioRing,
             9 => Self::Copy,
             10 => Self::ParallelFill,
+            11 => Self::WriteFile,
             _ => return None,
         })
     }
@@ -104,11 +108,12 @@ pub enum What {
     RobustList = 26,
     Lock = 27,
     FileLock = 28,
+    Lsm = 29,
 }
 
 impl What {
     /// All of them, by number.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Other,
         Self::Unmap,
         Self::Vdso,
@@ -138,6 +143,7 @@ impl What {
         Self::RobustList,
         Self::Lock,
         Self::FileLock,
+        Self::Lsm,
     ];
 
     /// Decodes the number in a step's flags.

@@ -21,6 +21,8 @@ use sys::raw::syscall6;
 /// System call numbers of x86-64 that the blob makes on its own account.
 mod nr {
     pub(crate) const WRITE: usize = 1;
+    pub(crate) const OPEN: usize = 2;
+    pub(crate) const CLOSE: usize = 3;
     pub(crate) const MREMAP: usize = 25;
     pub(crate) const MADVISE: usize = 28;
     pub(crate) const EXIT: usize = 60;
@@ -116,6 +118,7 @@ fn perform(cx: &Context, step: &Step) -> isize {
             copy(a[0], a[1], a[2]);
             0
         }
+        Some(Op::WriteFile) => write_file(a[0], a[1], a[2]),
         None => -ENOSYS,
     }
 }
@@ -159,6 +162,17 @@ pub(crate) fn copy(to: u64, from: u64, len: u64) {
             options(nostack, preserves_flags)
         );
     }
+}
+
+fn write_file(path: u64, text: u64, len: u64) -> isize {
+    const O_WRONLY_CLOEXEC: u64 = 0o2_000_001;
+    let fd = call(nr::OPEN, [path, O_WRONLY_CLOEXEC, 0, 0, 0, 0]);
+    if fd < 0 {
+        return fd;
+    }
+    let ret = call(nr::WRITE, [fd as u64, text, len, 0, 0, 0]);
+    call(nr::CLOSE, [fd as u64, 0, 0, 0, 0, 0]);
+    ret
 }
 
 fn drain() -> isize {

@@ -207,6 +207,7 @@ pub(crate) fn describe(step: &Step) -> String {
         What::RobustList => "set the robust list",
         What::Lock => "lock memory",
         What::FileLock => "take a file lock",
+        What::Lsm => "take on the security profile",
     };
     let a = step.args;
     let args = a.map(|a| format!("{a:#x}")).join(", ");

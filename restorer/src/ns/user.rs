@@ -73,6 +73,7 @@ impl UserPlan {
             ambient: 0,
             securebits: 0,
             no_new_privs: facts.creds.no_new_privs,
+            label: None,
         }
     }
 }

@@ -59,6 +59,7 @@ impl<'a> Plan<'a> {
         present: &[Range],
         cpus: usize,
     ) -> Result<Self, Error> {
+        facts.lsm.asked(request.lsm_profile.as_deref(), cp.inventory.lsmtype);
         let ns = NsPlan::new(cp, request)?;
         if let Some(creds) = ns.creds(&facts) {
             facts.creds = creds;
@@ -165,9 +166,12 @@ fn check_task(task: &Task, facts: &Facts) -> Result<(), Error> {
             if lacks != 0 {
                 return Err(Error::Capability { tid: thread.tid, cap: lacks.trailing_zeros() });
             }
-            if entry.lsm_profile.as_ref().is_some_and(|p| !p.is_empty() && p != "unconfined") {
-                let profile = entry.lsm_profile.clone().unwrap_or_default();
-                return Err(Error::Lsm { tid: thread.tid, profile });
+            if let Some(profile) = want.label {
+                facts.lsm.check(&profile).map_err(|why| Error::Lsm {
+                    tid: thread.tid,
+                    profile,
+                    why,
+                })?;
             }
         }
         let signo = core.pdeath_sig.unwrap_or(0);

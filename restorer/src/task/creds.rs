@@ -6,6 +6,7 @@
 
 use crate::facts::Facts;
 use crate::script::{Data, Full, Script};
+use crate::task::lsm;
 use images::proto::CredsEntry;
 use parasite_abi::restore::What;
 
@@ -34,6 +35,8 @@ pub(crate) struct Creds {
     pub(crate) ambient: u64,
     pub(crate) securebits: u32,
     pub(crate) no_new_privs: bool,
+    /// Profile of a security module; `None`: unconfined.
+    pub(crate) label: Option<String>,
 }
 
 impl Creds {
@@ -51,6 +54,7 @@ impl Creds {
             ambient: known(&entry.cap_amb),
             securebits: entry.secbits,
             no_new_privs: entry.no_new_privs.unwrap_or(0) != 0,
+            label: facts.lsm.label(entry),
         }
     }
 }
@@ -105,6 +109,10 @@ pub(crate) fn steps(
     }
     for cap in bits(to.ambient) {
         script.call(what, libc::SYS_prctl, ambient(PR_CAP_AMBIENT_RAISE, cap));
+    }
+    if let Some(label) = &to.label {
+        // Before no_new_privs, which keeps profiles from changing; from here on it confines us.
+        lsm::steps(label, script, data)?;
     }
     if to.no_new_privs && !from.no_new_privs {
         script.call(what, libc::SYS_prctl, [libc::PR_SET_NO_NEW_PRIVS as u64, 1, 0, 0, 0]);

@@ -3,6 +3,7 @@
 pub(crate) mod amber;
 pub(crate) mod core;
 pub(crate) mod creds;
+pub(crate) mod lsm;
 pub(crate) mod regs;
 pub(crate) mod rlimits;
 pub(crate) mod seccomp;

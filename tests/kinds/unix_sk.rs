@@ -17,6 +17,11 @@ fn a_socket_in_its_own_queue_arrives() {
 }
 
 #[test]
+fn an_epoll_in_flight_arrives_with_its_targets() {
+    Subject::new("unix_rights").args(&["epoll"]).check();
+}
+
+#[test]
 fn named_sockets_stay_bound_and_connected() {
     Subject::new("unix_named").check();
 }

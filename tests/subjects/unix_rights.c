@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-// Descriptors in flight in unix sockets (SCM_RIGHTS): a file, a pipe with content, a socket in itself.
+// Descriptors in flight in unix sockets (SCM_RIGHTS): a file, a pipe with content, a socket in itself, an epoll.
 #include "subject.h"
+#include <sys/epoll.h>
 
 static void pass(int sock, const char *text, int *fds, int n)
 {
@@ -42,7 +43,14 @@ static void subject(int argc, char **argv)
 	close(p[0]);
 	EQ(write(dg[0], "plain", 5), 5);
 	pass(sq[0], "stream", (int[]){ p[1] }, 1);
-	if (argc > 2)
+	int epoll = argc > 2 && !strcmp(argv[2], "epoll");
+	if (epoll) {
+		struct epoll_event e = { .events = EPOLLIN, .data.u64 = 77 };
+		int ep = epoll_create1(0);
+		CHECK(!epoll_ctl(ep, EPOLL_CTL_ADD, sq[1], &e));
+		pass(dg[0], "epoll", &ep, 1);
+		close(ep);
+	} else if (argc > 2)
 		pass(dg[0], "itself", (int[]){ dg[1] }, 1);
 
 	ready();
@@ -59,7 +67,14 @@ static void subject(int argc, char **argv)
 	close(p[1]);
 	EQ(write(more[0], "last", 4), 4);
 	EQ(read(fds[1], buf, sizeof(buf)), 4);
-	if (argc > 2) {
+	if (epoll) {
+		struct epoll_event e;
+		EQ(take(dg[1], "epoll", more), 1);
+		EQ(epoll_wait(more[0], &e, 1, 0), 0);
+		EQ(write(sq[0], "x", 1), 1);
+		EQ(epoll_wait(more[0], &e, 1, 2000), 1);
+		EQ(e.data.u64, 77);
+	} else if (argc > 2) {
 		EQ(take(dg[1], "itself", more), 1);
 		EQ(write(dg[0], "loop", 4), 4);
 		EQ(read(more[0], buf, sizeof(buf)), 4);

@@ -8,6 +8,7 @@ use super::parse::{self, Target};
 use super::{FileTable, Open, entry};
 use images::proto::{EventpollFileEntry, EventpollTfdEntry, FdTypes};
 use std::collections::HashMap;
+use std::os::fd::AsRawFd;
 
 impl FileTable {
     pub(crate) fn eventpoll(&mut self, open: &Open<'_>) -> Result<(), Why> {
@@ -36,15 +37,27 @@ impl FileTable {
         Ok(())
     }
 
+    /// The only task that can get an epoll which is in a queue.
+    fn receiver(&self, open: &Open<'_>) -> Result<i32, Why> {
+        let via = self.unix.via.get(&open.desc).map(|&via| &self.walk.descs[via].holders[..]);
+        match via.unwrap_or_default() {
+            [] => Err(Why::yet("an epoll in the queue of a socket that is in a queue")),
+            [first, more @ ..] if more.iter().all(|h| h.1 == first.1) => Ok(first.1),
+            _ => Err(Why::yet("an epoll that is only in the queue of a socket of several tasks")),
+        }
+    }
+
     /// A number under which the task that will restore the epoll has the target.
     fn target(&self, open: &Open<'_>, target: &Target, nth: u32) -> Result<u32, Why> {
         let holders = &self.walk.descs[open.desc].holders;
         // Whoever restores it is the holder with the lowest virtual pid.
-        let Some(&(_, pid, efd)) = holders.iter().min_by_key(|h| (h.0, h.2)) else {
-            return Err(Why::yet("an epoll that is only in a socket's queue"));
+        let (pid, epoll) = match holders.iter().min_by_key(|h| (h.0, h.2)) {
+            Some(&(_, pid, efd)) => (pid, (pid, efd)),
+            None => (self.receiver(open)?, (std::process::id() as i32, open.own.as_raw_fd())),
         };
-        let is =
-            |fd: i32| sys::fd::kcmp_epoll_tfd(pid, fd as u32, pid, efd as u32, target.tfd, nth);
+        let is = |fd: i32| {
+            sys::fd::kcmp_epoll_tfd(pid, fd as u32, epoll.0, epoll.1 as u32, target.tfd, nth)
+        };
         let here = |at: &usize| {
             let desc = &self.walk.descs[*at];
             desc.holders.iter().filter(|h| h.1 == pid).map(|h| h.2)

@@ -100,7 +100,7 @@ impl FileTable {
             found += message.fds.len();
             let mut rights = Vec::with_capacity(message.fds.len());
             for fd in message.fds {
-                rights.push(self.queued_file(fd)?);
+                rights.push(self.queued_file(fd, open.desc)?);
             }
             let scm = if rights.is_empty() {
                 Vec::new()
@@ -126,13 +126,14 @@ impl FileTable {
     }
 
     /// File id of a descriptor that is only in a queue, perhaps.
-    fn queued_file(&mut self, fd: OwnedFd) -> Result<u32, Why> {
+    fn queued_file(&mut self, fd: OwnedFd, via: usize) -> Result<u32, Why> {
         let at = self.walk.identify_own(fd.as_fd())?;
         if self.walk.descs[at].id == 0 {
             self.walk.descs[at].id = self.next_id();
         }
         if !self.types.contains_key(&at) && self.walk.descs[at].holders.is_empty() {
             self.unix.in_flight.push((at, fd));
+            self.unix.via.insert(at, via);
         }
         Ok(self.walk.descs[at].id)
     }

@@ -29,6 +29,8 @@ const USK_INHERIT: u32 = 8;
 pub(crate) struct State {
     /// Descriptions found in queues, not yet collected, and our copies of them.
     pub(crate) in_flight: Vec<(usize, OwnedFd)>,
+    /// The socket in whose queue each was found.
+    pub(crate) via: HashMap<usize, usize>,
     /// Our copies of those that are.
     pub(crate) keep: Vec<OwnedFd>,
     pub(crate) packets: Packets,

@@ -11,7 +11,7 @@ use super::set::{FileSet, Remap};
 use super::{Error, Result, external};
 use crate::Request;
 use images::Checkpoint;
-use images::proto::{FdTypes, FdinfoEntry, FileEntry, SkPacketEntry, TtyType};
+use images::proto::{EventpollFileEntry, FdTypes, FdinfoEntry, FileEntry, SkPacketEntry, TtyType};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::fd::RawFd;
 
@@ -213,6 +213,8 @@ impl FilesPlan {
                 self.unit_of.insert(*id, index);
                 if let Some(first) = users_of(id).first() {
                     self.master.insert(*id, *first);
+                } else if let Some(epoll) = set.files.get(id).and_then(|f| f.epfd.as_ref()) {
+                    self.master.extend(self.receiver(epoll, &owners)?.map(|first| (*id, first)));
                 }
             }
             match by {
@@ -230,6 +232,25 @@ impl FilesPlan {
             self.units.push(Unit { ids, by, owners });
         }
         Ok(())
+    }
+
+    /// Who fills an epoll that is in a queue: the one among `owners` that has its targets.
+    fn receiver(&self, epoll: &EventpollFileEntry, owners: &[i32]) -> Result<Option<i32>> {
+        if epoll.tfd.is_empty() {
+            return Ok(None);
+        }
+        let has_all = |owner: &&i32| {
+            let table = self.tables.get(owner).map_or(&[][..], Vec::as_slice);
+            epoll.tfd.iter().all(|t| table.iter().any(|s| s.fd == t.tfd as RawFd))
+        };
+        let mut able = owners.iter().filter(has_all);
+        match (able.next(), able.next()) {
+            (Some(only), None) => Ok(Some(*only)),
+            _ => Err(Error::NotYet(format!(
+                "file {}: an epoll in the queue of a socket of several tasks",
+                epoll.id
+            ))),
+        }
     }
 
     /// How many numbers are fixed.

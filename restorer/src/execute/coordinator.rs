@@ -67,7 +67,7 @@ fn lead(
     front: Option<i32>,
     begun: Instant,
 ) -> Result<Restored, Error> {
-    let lock = files::net_lock::Lock::new(plan.cp, &plan.files, request, plan.ns.has_net())?;
+    let lock = files::net_lock::Lock::new(plan.cp, &plan.files, request, plan.ns.has_net(plan.cp))?;
     let saved = Saved::enter()?;
     let pids = Pids::default();
     let mut tree = Tree { plan, request, front, root: 0, pids, leaders: false };

@@ -179,9 +179,11 @@ impl NsPlan {
         self.user.is_some() || self.joins.iter().any(|join| join.kind == NsKind::User)
     }
 
-    /// Whether tasks are in another network namespace than the restorer.
-    pub(crate) fn has_net(&self) -> bool {
-        self.net.is_some() || self.joins.iter().any(|join| join.kind == NsKind::Net)
+    /// Whether tasks are in another network namespace than the restorer, and were when dumped:
+    /// all of it was locked, not some connections of the dumper's.
+    pub(crate) fn has_net(&self, cp: &Checkpoint) -> bool {
+        let joined = || self.joins.iter().any(|join| join.kind == NsKind::Net);
+        self.net.is_some() || joined() && own(cp, NsKind::Net).is_some()
     }
 
     /// Whether the tree has namespaces of its own. Moving clocks does not count, as in CRIU.

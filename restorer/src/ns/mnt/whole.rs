@@ -69,6 +69,9 @@ impl MntPlan {
 impl Builder<'_> {
     /// Copies of them, as long as every mount is alone in the yard.
     pub(super) fn keep_wholes(&self, cx: &mut Cx<'_>) -> Result<(), Error> {
+        if cx.cp.remaps.is_empty() {
+            return Ok(());
+        }
         for (i, parts) in self.plan.wholes() {
             let Some(fd) = &self.fds[i] else { continue };
             let copy = sys::mount::clone_tree(fd.as_fd(), false);

@@ -38,8 +38,6 @@ pub(crate) struct Facts {
     pub(crate) timer_ids: bool,
     /// Capabilities in effect in the first user namespace, for tasks too.
     pub(crate) rights: u64,
-    /// Our number.
-    pub(crate) pid: i32,
     /// Control groups of this process: path by hierarchy.
     pub(crate) cgroups: BTreeMap<String, String>,
     /// Transparent huge pages are not turned off.
@@ -98,7 +96,6 @@ impl Facts {
             vdso: vdso()?,
             xsave: sys::arena::xsave_layout(),
             timer_ids,
-            pid: std::process::id().cast_signed(),
             cgroups: cgroups(&read("/proc/self/cgroup").unwrap_or_default()),
             huge: read("/sys/kernel/mm/transparent_hugepage/enabled")
                 .is_ok_and(|text| !text.contains("[never]")),

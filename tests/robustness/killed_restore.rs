@@ -12,20 +12,27 @@ use std::time::{Duration, Instant};
 
 #[test]
 fn a_killed_restore_leaves_nothing() {
-    killed(|| Crowd::start("killed-restore"));
+    killed(|| Crowd::start("killed-restore"), &[]);
 }
 
 #[test]
 fn a_killed_restore_leaves_no_namespace() {
-    killed(|| Crowd::start_in("killed-ns-restore", "pid,mnt,uts,ipc,time"));
+    killed(|| Crowd::start_in("killed-ns-restore", "pid,mnt,uts,ipc,time"), &[]);
+}
+
+#[test]
+fn a_killed_restore_of_a_sibling_leaves_nothing() {
+    // As engines ask for it: the root is a child of the caller, who cannot watch over the rest.
+    let start = || Crowd::start_in("killed-sibling", "pid,mnt,uts,ipc");
+    killed(start, &["--restore-sibling"]);
 }
 
 #[test]
 fn a_killed_restore_leaves_no_user_namespace() {
-    killed(|| Crowd::start_in("killed-uns-restore", "user,pid,mnt,uts,ipc"));
+    killed(|| Crowd::start_in("killed-uns-restore", "user,pid,mnt,uts,ipc"), &[]);
 }
 
-fn killed(start: fn() -> Crowd) {
+fn killed(start: fn() -> Crowd, more: &[&str]) {
     if Criu::ours_is_stock() {
         return crate::support::skip("killed restore", "stock leaves tasks behind");
     }
@@ -45,6 +52,7 @@ fn killed(start: fn() -> Crowd) {
     let root = sandbox.path("root");
     let mut restore =
         vec!["restore", "-v4", "-o", "restore.log", "-D", &images, "-W", "work", "-d"];
+    restore.extend(more);
     if root.exists() {
         restore.extend(["--root", root.to_str().expect("utf-8")]);
     }

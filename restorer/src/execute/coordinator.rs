@@ -1,6 +1,7 @@
 //! The process that leads the tree through the stages.
 
 use crate::execute::cgroup::Groups;
+use crate::execute::guard::Front;
 use crate::execute::premap::Pieces;
 use crate::execute::stage::{Board, COMPARED, Failure, KEPT, describe};
 use crate::execute::{fill, finish, fork, guard, scripts, task};
@@ -35,7 +36,7 @@ pub(crate) fn run(request: &Request, hooks: &mut dyn Hooks) -> Result<Restored, 
     let dir = Dir::open(&request.images_dir)?;
     let cp = Checkpoint::load(&dir)?;
     let cpus = sys::worker::cpus();
-    let mut plan = Plan::new(&cp, amber(&cp)?, request, Facts::gather()?, &present()?, cpus)?;
+    let plan = Plan::new(&cp, amber(&cp)?, request, Facts::gather()?, &present()?, cpus)?;
     if plan.ns.pid.is_none() {
         pids::check(pids::wanted(&cp, &plan.tree), plan.facts.pid_max, pids::owner)?;
     }
@@ -43,34 +44,67 @@ pub(crate) fn run(request: &Request, hooks: &mut dyn Hooks) -> Result<Restored, 
     raise_nofile(&plan.facts);
     hook(hooks, Action::PreRestore, None)?;
 
-    if request.sibling {
-        // A worker's siblings would be our children.
-        return lead(&plan, request, hooks, None, begun);
-    }
+    let board = Board::new()?;
     let wanted: BTreeSet<i32> = pids::wanted(&cp, &plan.tree).map(|p| p.cast_signed()).collect();
     guard::run(
         |pid| wanted.contains(&pid),
         |front| {
             hooks.leads();
-            plan.facts.pid = std::process::id().cast_signed();
-            lead(&plan, request, hooks, Some(front), begun)
+            lead(&plan, request, hooks, (&board, &front), begun)
+        },
+        |worker| {
+            let _quiet = Quiet::enter()?;
+            fork_root(&plan, request, &board, worker)
         },
     )
 }
 
-/// Leads the tree of `plan` into life. `front`: the process whose child the root becomes, if it
-/// is not this one's own.
+/// Forks the root task, whose coordinator is `coordinator`: as a sibling of this process.
+fn fork_root(
+    plan: &Plan<'_>,
+    request: &Request,
+    board: &Board,
+    coordinator: i32,
+) -> Result<i32, Error> {
+    let pid = plan.tree.processes[0].pid;
+    let ns = &plan.ns;
+    let flags = libc::CLONE_PARENT as u64;
+    let files = Files::new(&plan.files, request, &plan.cp.chain)?;
+    let coordinator = sys::fd::pidfd_open(coordinator, 0)?;
+    let least = files.least();
+    let outside = match &ns.mnt {
+        Some(mnt) => Outside::open(mnt, request, least)?,
+        None => Outside::default(),
+    };
+    let mut context = task::Context {
+        plan,
+        board,
+        coordinator: sys::fd::dup_above(coordinator.as_fd(), least)?,
+        made: Made::new(least),
+        outside,
+        request,
+        premaps: Pieces::new(),
+        files,
+    };
+    let born_in = ns.pid.as_ref().map(PidPlan::for_children).transpose()?;
+    let flags = flags | ns.clone_flags();
+    let made = fork::fork(flags, pid.cast_signed(), libc::SIGCHLD, || task::root(&mut context));
+    drop(born_in);
+    made.map_err(|e| Error::from(e).of_task(pid))
+}
+
+/// Leads the tree of `plan` into life, in the worker of `front`.
 fn lead(
     plan: &Plan<'_>,
     request: &Request,
     hooks: &mut dyn Hooks,
-    front: Option<i32>,
+    (board, front): (&Board, &Front),
     begun: Instant,
 ) -> Result<Restored, Error> {
     let lock = files::net_lock::Lock::new(plan.cp, &plan.files, request, plan.ns.has_net(plan.cp))?;
     let saved = Saved::enter()?;
     let pids = Pids::default();
-    let mut tree = Tree { plan, request, front, root: 0, pids, leaders: false };
+    let mut tree = Tree { plan, request, board, front, root: 0, pids, leaders: false };
     let groups = Groups::make(plan, request.cgroup_yard.as_deref());
     let result = groups.and_then(|groups| {
         let result = tree.restore(hooks, &groups, lock, begun);
@@ -122,31 +156,46 @@ fn raise_nofile(facts: &Facts) {
     }
 }
 
-/// What this process changes of itself meanwhile.
-struct Saved {
+/// What a process that forks the root changes of itself meanwhile, as the root inherits it.
+struct Quiet {
     mask: u64,
 }
+
+impl Quiet {
+    fn enter() -> Result<Self, Error> {
+        sys::arena::rseq_unregister()?;
+        sys::arena::default_action(libc::SIGCHLD)?;
+        Ok(Self { mask: sys::arena::swap_signal_mask(u64::MAX)? })
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        let _ = sys::arena::swap_signal_mask(self.mask);
+    }
+}
+
+/// What the worker changes of itself.
+struct Saved(#[expect(dead_code, reason = "ends with the value")] Quiet);
 
 impl Saved {
     fn enter() -> Result<Self, Error> {
         // Orphans of a failed restore come to us, and are reaped.
         sys::task::prctl(libc::PR_SET_CHILD_SUBREAPER, [1, 0, 0, 0])?;
-        sys::arena::rseq_unregister()?;
-        sys::arena::default_action(libc::SIGCHLD)?;
-        Ok(Self { mask: sys::arena::swap_signal_mask(u64::MAX)? })
+        Ok(Self(Quiet::enter()?))
     }
 
     fn leave(self) {
         let _ = sys::task::prctl(libc::PR_SET_CHILD_SUBREAPER, [0; 4]);
-        let _ = sys::arena::swap_signal_mask(self.mask);
     }
 }
 
 struct Tree<'a> {
     plan: &'a Plan<'a>,
     request: &'a Request,
+    board: &'a Board,
     /// Who asked for the restore, and waits for us.
-    front: Option<i32>,
+    front: &'a Front,
     /// Pid of the root task, 0 before it exists.
     root: i32,
     /// Numbers of the others.
@@ -164,15 +213,15 @@ impl Tree<'_> {
         begun: Instant,
     ) -> Result<RestoreStatsEntry, Error> {
         let plan = self.plan;
-        let board = Board::new()?;
+        let board = self.board;
         let forking = Instant::now();
         board.open(Stage::RootTask, 0);
-        self.make_root(&board)?;
+        self.make_root()?;
         groups.place_root(plan, self.root)?;
         let mut outside = None;
         if plan.ns.any() {
             hook(hooks, Action::SetupNamespaces, Some(self.root))?;
-            self.stage(&board, Stage::PrepareNamespaces, 1)?;
+            self.stage(board, Stage::PrepareNamespaces, 1)?;
             lock.enter(self.root)?;
             groups.place_root_inside(plan, self.root)?;
             if let Some(net) = &plan.ns.net {
@@ -181,7 +230,7 @@ impl Tree<'_> {
             lock.pass_rules(&plan.files, self.request)?;
             hook(hooks, Action::PostSetupNamespaces, Some(self.root))?;
         }
-        self.stage(&board, Stage::Forking, plan.tree.processes.len())?;
+        self.stage(board, Stage::Forking, plan.tree.processes.len())?;
         let forking_time = micros(forking);
         groups.place_processes(plan, &self.pids)?;
 
@@ -189,11 +238,11 @@ impl Tree<'_> {
         finish::seize_leaders(plan, &self.pids)?;
         let threads = plan.live().map(|(_, task, _)| task.threads.len()).sum();
         if plan.spaces.values().any(|s| s.from_outside) {
-            self.stage(&board, Stage::Restore, plan.live().count())?;
+            self.stage(board, Stage::Restore, plan.live().count())?;
             fill::fill(plan, &self.pids)?;
-            self.stage(&board, Stage::RestoreMemory, threads)?;
+            self.stage(board, Stage::RestoreMemory, threads)?;
         } else {
-            self.stage(&board, Stage::Restore, threads)?;
+            self.stage(board, Stage::Restore, threads)?;
         }
         groups.place_threads(plan, &self.pids)?;
         let pid_of = |vpid: i32| self.pids.real(vpid.cast_unsigned()).unwrap_or(-1);
@@ -202,7 +251,7 @@ impl Tree<'_> {
             let given = hooks.orphan_pts_master(master.as_fd());
             given.map_err(|code| Error::Hook { action: ORPHAN_PTS_MASTER, code })?;
         }
-        self.stage(&board, Stage::RestoreSigchld, plan.live().count())?;
+        self.stage(board, Stage::RestoreSigchld, plan.live().count())?;
 
         groups.set_limits()?;
         hook(hooks, Action::PostRestore, Some(self.root))?;
@@ -211,7 +260,7 @@ impl Tree<'_> {
             1 + task.threads[1..].iter().filter(|t| scripts::has_last_stage(plan, task, t)).count()
         };
         let count = plan.live().map(|(_, task, _)| last(task)).sum();
-        self.stage(&board, Stage::RestoreCreds, count)?;
+        self.stage(board, Stage::RestoreCreds, count)?;
 
         finish::stop_all(plan, &self.pids)?;
         finish::unmap_arenas(plan, &self.pids)?;
@@ -257,33 +306,15 @@ impl Tree<'_> {
         })
     }
 
-    fn make_root(&mut self, board: &Board) -> Result<(), Error> {
-        let pid = self.plan.tree.processes[0].pid;
+    fn make_root(&mut self) -> Result<(), Error> {
         let ns = &self.plan.ns;
-        // Our sibling: a child of the front, or of our caller's parent as it wishes.
-        let flags = libc::CLONE_PARENT as u64;
-        let files = Files::new(&self.plan.files, self.request, &self.plan.cp.chain)?;
-        let coordinator = sys::fd::pidfd_open(self.plan.facts.pid, 0)?;
-        let least = files.least();
-        let outside = match &ns.mnt {
-            Some(mnt) => Outside::open(mnt, self.request, least)?,
-            None => Outside::default(),
+        self.root = if self.request.sibling {
+            // Our siblings would be children of the front.
+            self.front.fork_root()?
+        } else {
+            let own = std::process::id().cast_signed();
+            fork_root(self.plan, self.request, self.board, own)?
         };
-        let mut context = task::Context {
-            plan: self.plan,
-            board,
-            coordinator: sys::fd::dup_above(coordinator.as_fd(), least)?,
-            made: Made::new(least),
-            outside,
-            request: self.request,
-            premaps: Pieces::new(),
-            files,
-        };
-        let born_in = ns.pid.as_ref().map(PidPlan::for_children).transpose()?;
-        let flags = flags | ns.clone_flags();
-        let made = fork::fork(flags, pid.cast_signed(), libc::SIGCHLD, || task::root(&mut context));
-        drop(born_in);
-        self.root = made.map_err(|e| Error::from(e).of_task(pid))?;
         self.pids = Pids::new(self.root, ns.pid.is_some())?;
         ptrace::seize(self.root, finish::options(self.plan))?;
         if let Some(user) = &ns.user {
@@ -311,8 +342,7 @@ impl Tree<'_> {
 
     /// Fails when a signal asks to stop, or whoever asked for the restore is gone.
     fn still_wanted(&self) -> Result<(), Error> {
-        let gone = self.front.is_some_and(|front| sys::arena::getppid() != front);
-        if gone || sys::arena::take_signal(guard::STOPPING)? != 0 {
+        if self.front.is_gone() || sys::arena::take_signal(guard::STOPPING)? != 0 {
             return Err(Error::Interrupted);
         }
         Ok(())

@@ -5,7 +5,8 @@
 //! whatever kills the front (a user's Ctrl-C, SIGKILL, a supervisor's timeout) leaves a worker
 //! behind that notices, and either takes all down or has let all go: never a half.
 //!
-//! The root task becomes a child of the front, as if that had made it.
+//! The root task becomes a child of the front, as if that had made it; or its sibling: then the
+//! front forks it, as the worker's siblings are the front's children.
 
 use crate::{Error, Restored};
 use images::proto::RestoreStatsEntry;
@@ -35,13 +36,51 @@ mod tag {
     pub(super) const FAILED: u8 = b'F';
     /// A hook failed: its exit code, then the length and its name.
     pub(super) const HOOK: u8 = b'h';
+    /// The worker's wish that the front fork the root, and the answer: the root's pid.
+    pub(super) const ROOT: u8 = b'R';
 }
 
-/// Runs `work` in a worker, which has a number that is not `wanted`. `work` is given the pid of
-/// the front.
+/// The front, as the worker sees it.
+#[derive(Debug)]
+pub(crate) struct Front {
+    pid: i32,
+    stream: UnixStream,
+}
+
+impl Front {
+    /// Whether nobody wants the restore any more.
+    pub(crate) fn is_gone(&self) -> bool {
+        sys::arena::getppid() != self.pid
+    }
+
+    /// Has the front fork the root task, which then is its sibling: for `--restore-sibling`.
+    pub(crate) fn fork_root(&self) -> Result<i32, Error> {
+        let io = |e: std::io::Error| Error::Sys(sys::Error::io("the restore's front", &e));
+        send(&self.stream, tag::ROOT, 0, &[]).map_err(io)?;
+        let mut fds = [PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)];
+        // The root may hold the stream, so that its end does not show.
+        while poll(&mut fds, PollTimeout::from(PATROL)).unwrap_or(0) == 0 {
+            if self.is_gone() {
+                return Err(Error::Interrupted);
+            }
+        }
+        let (answer, number, body) = receive(&self.stream).map_err(io)?;
+        match answer {
+            tag::ROOT => Ok(number),
+            _ => Err(Error::Failed {
+                text: String::from_utf8_lossy(&body).into_owned(),
+                errno: number,
+            }),
+        }
+    }
+}
+
+/// Runs `work` in a worker, which has a number that is not `wanted`. `fork_root`: done here when
+/// the worker asks for it, with the worker's pid.
 pub(crate) fn run(
     wanted: impl Fn(i32) -> bool,
-    work: impl FnOnce(i32) -> Result<Restored, Error>,
+    work: impl FnOnce(Front) -> Result<Restored, Error>,
+    fork_root: impl Fn(i32) -> Result<i32, Error>,
 ) -> Result<Restored, Error> {
     let io = |e: std::io::Error| Error::Sys(sys::Error::io("socketpair", &e));
     // Orphans of a failed restore come to us, and are reaped.
@@ -53,12 +92,13 @@ pub(crate) fn run(
     let child = || {
         // In the child's copy of the memory.
         drop(front.take());
-        let result = work(front_pid);
+        let Ok(stream) = back.try_clone() else { return 1 };
+        let result = work(Front { pid: front_pid, stream });
         i32::from(report(&back, &result).is_err())
     };
     let result = fork(wanted, child).and_then(|pid| {
         drop(back);
-        let answer = front.as_ref().map(|front| listen(front, pid));
+        let answer = front.as_ref().map(|front| listen(front, pid, &fork_root));
         let status = worker::wait(pid)?;
         match answer {
             Some(Ok(result)) => result,
@@ -95,17 +135,30 @@ fn fork(wanted: impl Fn(i32) -> bool, child: impl FnOnce() -> i32) -> Result<i32
     Err(Error::Failed { text, errno: libc::EAGAIN })
 }
 
-fn report(mut front: &UnixStream, result: &Result<Restored, Error>) -> std::io::Result<()> {
+fn report(front: &UnixStream, result: &Result<Restored, Error>) -> std::io::Result<()> {
     let (tag, number, body) = match result {
         Ok(restored) => (tag::DONE, restored.pid, restored.stats.encode_to_vec()),
         Err(Error::Hook { action, code }) => (tag::HOOK, *code, action.as_bytes().to_vec()),
         Err(e) => (tag::FAILED, e.errno(), whole_text(e).into_bytes()),
     };
+    send(front, tag, number, &body)
+}
+
+fn send(mut to: &UnixStream, tag: u8, number: i32, body: &[u8]) -> std::io::Result<()> {
     let mut message = vec![tag];
     message.extend_from_slice(&number.to_ne_bytes());
     message.extend_from_slice(&(body.len() as u32).to_ne_bytes());
-    message.extend_from_slice(&body);
-    front.write_all(&message)
+    message.extend_from_slice(body);
+    to.write_all(&message)
+}
+
+fn receive(mut from: &UnixStream) -> std::io::Result<(u8, i32, Vec<u8>)> {
+    let mut head = [0; 9];
+    from.read_exact(&mut head)?;
+    let word = |at: usize| -> [u8; 4] { std::array::from_fn(|i| head[at + i]) };
+    let mut body = vec![0; u32::from_ne_bytes(word(5)) as usize];
+    from.read_exact(&mut body)?;
+    Ok((head[0], i32::from_ne_bytes(word(1)), body))
 }
 
 /// An error with its sources, as far as they say something new.
@@ -123,21 +176,29 @@ fn whole_text(error: &Error) -> String {
 }
 
 /// Waits for the worker's message; passes signals on. The outer error: there is none.
-fn listen(mut worker: &UnixStream, pid: i32) -> std::io::Result<Result<Restored, Error>> {
+fn listen(
+    worker: &UnixStream,
+    pid: i32,
+    fork_root: &impl Fn(i32) -> Result<i32, Error>,
+) -> std::io::Result<Result<Restored, Error>> {
     let mut fds = [PollFd::new(worker.as_fd(), PollFlags::POLLIN)];
-    while poll(&mut fds, PollTimeout::from(PATROL)).unwrap_or(0) == 0 {
-        if let Ok(signo @ 1..) = sys::arena::take_signal(STOPPING) {
-            let _ = sys::task::kill(pid, signo);
+    let (said, number, body) = loop {
+        while poll(&mut fds, PollTimeout::from(PATROL)).unwrap_or(0) == 0 {
+            if let Ok(signo @ 1..) = sys::arena::take_signal(STOPPING) {
+                let _ = sys::task::kill(pid, signo);
+            }
         }
-    }
-    let mut head = [0; 9];
-    worker.read_exact(&mut head)?;
-    let word = |at: usize| -> [u8; 4] { std::array::from_fn(|i| head[at + i]) };
-    let number = i32::from_ne_bytes(word(1));
-    let mut body = vec![0; u32::from_ne_bytes(word(5)) as usize];
-    worker.read_exact(&mut body)?;
+        let (said, number, body) = receive(worker)?;
+        if said != tag::ROOT {
+            break (said, number, body);
+        }
+        match fork_root(pid) {
+            Ok(root) => send(worker, tag::ROOT, root, &[])?,
+            Err(e) => send(worker, tag::FAILED, e.errno(), whole_text(&e).as_bytes())?,
+        }
+    };
     let text = || String::from_utf8_lossy(&body).into_owned();
-    Ok(match head[0] {
+    Ok(match said {
         tag::DONE => match RestoreStatsEntry::decode(&body[..]) {
             Ok(stats) => Ok(Restored { pid: number, stats }),
             Err(e) => Err(Error::Failed { text: e.to_string(), errno: libc::EIO }),

@@ -38,6 +38,9 @@ pub(crate) struct Facts {
     pub(crate) timer_ids: bool,
     /// Capabilities in effect in the first user namespace, for tasks too.
     pub(crate) rights: u64,
+    /// Processors and NUMA nodes that are here, as bits; empty: unknown.
+    pub(crate) cpus: Vec<u8>,
+    pub(crate) nodes: Vec<u8>,
     /// Control groups of this process: path by hierarchy.
     pub(crate) cgroups: BTreeMap<String, String>,
     /// Transparent huge pages are not turned off.
@@ -96,6 +99,8 @@ impl Facts {
             vdso: vdso()?,
             xsave: sys::arena::xsave_layout(),
             timer_ids,
+            cpus: online("cpu"),
+            nodes: online("node"),
             cgroups: cgroups(&read("/proc/self/cgroup").unwrap_or_default()),
             huge: read("/sys/kernel/mm/transparent_hugepage/enabled")
                 .is_ok_and(|text| !text.contains("[never]")),
@@ -112,6 +117,24 @@ impl Facts {
     pub(crate) fn has_cap(&self, cap: u32) -> bool {
         self.rights >> cap & 1 != 0
     }
+}
+
+/// Bits of `/sys/devices/system/KIND/online`: `0-3,5`.
+fn online(kind: &str) -> Vec<u8> {
+    bits(&read(&format!("/sys/devices/system/{kind}/online")).unwrap_or_default())
+}
+
+fn bits(text: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    for range in text.trim().split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (Ok(first), Ok(last)) = (first.parse::<u16>(), last.parse::<u16>()) else { continue };
+        for number in usize::from(first)..=usize::from(last) {
+            out.resize(out.len().max(number / 8 + 1), 0);
+            out[number / 8] |= 1 << (number % 8);
+        }
+    }
+    out
 }
 
 fn read(path: &str) -> Result<String, sys::Error> {
@@ -183,6 +206,13 @@ fn vdso() -> Result<Vdso, sys::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranges_are_bits() {
+        assert_eq!(bits("0-2,9\n"), [7, 2]);
+        assert_eq!(bits("0\n"), [1]);
+        assert!(bits("").is_empty());
+    }
 
     #[test]
     fn a_line_of_maps_gives_range_and_name() {

@@ -2,6 +2,8 @@
 //! State that is easily lost without a word: kept, or refused by name.
 
 use crate::Subject;
+use crate::support::{Criu, LIMIT, Sandbox, dump, has_capability, skip, subject};
+use std::path::Path;
 
 fn kept(what: &'static str) -> Subject {
     Subject::new("kept").args(&[what])
@@ -145,7 +147,6 @@ fn descriptors_of_unsaved_kinds_are_refused_by_name() {
         ("bpf_prog", "BPF object"),
         ("bpf_filter", "eBPF filter"),
         ("perf_event", "perf event"),
-        ("fanotify", "fanotify"),
         ("memfd_secret", "secret memory"),
         ("vsock", "vsock"),
         ("netlink_queue", "unread messages"),
@@ -158,4 +159,30 @@ fn descriptors_of_unsaved_kinds_are_refused_by_name() {
     }
     kept("landlock_fd").refused("landlock ruleset").check();
     kept("dispatch").refused("PR_SET_SYSCALL_USER_DISPATCH").check();
+}
+
+#[test]
+fn hard_limits_above_ours_are_told() {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    if has_capability(CAP_SYS_RESOURCE) || Criu::ours_is_stock() {
+        return skip("capped limits", "with CAP_SYS_RESOURCE none is");
+    }
+    let sandbox = Sandbox::new("capped");
+    let dir = sandbox.dir().to_str().expect("utf-8");
+    sandbox.start(&subject("kept"), &[dir, "pipe_size"]);
+    let heard = sandbox.hear(&["ready"], LIMIT).expect("ready");
+    let images = sandbox.path("images");
+    std::fs::create_dir(&images).expect("images");
+    let pid = heard.strip_prefix("ready ").expect("pid");
+    dump(&sandbox, &Criu::ours(), pid, &images, &[]).expect("dump");
+    sandbox.empty().expect("dumped");
+    let restore = "ulimit -n 700; exec \"$0\" restore -v4 -o restore.log -D images -d";
+    let criu = Criu::ours().path;
+    let args = ["-c", restore, criu.to_str().expect("utf-8")];
+    let ended = sandbox.run(Path::new("/bin/bash"), &args, "restore.out");
+    let log = std::fs::read_to_string(images.join("restore.log")).unwrap_or_default();
+    assert!(ended.success(), "{log}");
+    assert!(log.contains("the hard limit RLIMIT_NOFILE becomes 700"), "{log}");
+    sandbox.go();
+    assert_eq!(sandbox.hear(&["ok", "bad"], LIMIT).as_deref(), Some("ok"));
 }

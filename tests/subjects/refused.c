@@ -10,7 +10,6 @@
 #include <linux/userfaultfd.h>
 #include <linux/vm_sockets.h>
 #include <netinet/in.h>
-#include <sys/fanotify.h>
 
 static const char *what;
 #define IS(name) (!strcmp(what, name))
@@ -45,8 +44,6 @@ static int make(void)
 		struct perf_event_attr a = { .type = PERF_TYPE_SOFTWARE, .size = sizeof(a), .config = PERF_COUNT_SW_TASK_CLOCK };
 		return syscall(SYS_perf_event_open, &a, 0, -1, -1, 0);
 	}
-	if (IS("fanotify"))
-		return fanotify_init(FAN_CLASS_NOTIF, O_RDONLY);
 	if (IS("memfd_secret"))
 		return syscall(SYS_memfd_secret, 0);
 	if (IS("vsock"))

@@ -66,6 +66,9 @@ impl<'a> Plan<'a> {
             facts.rights = 0;
         }
         crate::task::rlimits::tell(&cp.tasks, &facts);
+        for (task, entry) in &amber {
+            crate::task::amber::tell(*task, entry, &facts);
+        }
         let cgroups = Cgroups::new(cp, request, &facts.cgroups)?;
         if cp.inventory.allow_uprobes == Some(true) && !request.allow_uprobes {
             return Err(Error::Option("--allow-uprobes"));

@@ -2,6 +2,7 @@
 //!
 //! Absent in images of CRIU; a task restores without it as CRIU would restore it.
 
+use crate::facts::Facts;
 use crate::script::{Data, Full, Script};
 use images::proto::{AmberTaskEntry, AmberThreadEntry, AmberVmaEntry, VmaEntry};
 use parasite_abi::restore::What;
@@ -38,6 +39,25 @@ pub(crate) fn before_threads(task: &AmberTaskEntry, script: &mut Script) {
     }
     if let Some(personality) = task.personality {
         script.call(What::Prctl, libc::SYS_personality, [personality.into()]);
+    }
+}
+
+/// Tells of processors and nodes that threads are bound to and that are not here.
+pub(crate) fn tell(task: u32, entry: &AmberTaskEntry, facts: &Facts) {
+    let beyond = |wanted: &[u8], here: &[u8]| {
+        let extra = |(at, w): (usize, &u8)| w & !here.get(at).copied().unwrap_or(0) != 0;
+        !here.is_empty() && wanted.iter().enumerate().any(extra)
+    };
+    for thread in &entry.threads {
+        for (what, wanted, here) in [
+            ("processors (affinity)", thread.affinity(), &facts.cpus),
+            ("NUMA nodes (memory policy)", thread.mempolicy_nodes(), &facts.nodes),
+        ] {
+            if beyond(wanted, here) {
+                let tid = thread.tid;
+                log::warn!("task {task}: thread {tid} is bound to {what} that are not all here");
+            }
+        }
     }
 }
 

@@ -77,6 +77,7 @@ pub(crate) struct Raw {
     pub(crate) display_stats: bool,
     pub(crate) compress: Option<Compress>,
     pub(crate) compress_threads: Option<usize>,
+    pub(crate) fsync: bool,
     pub(crate) memory_budget: Option<u64>,
     pub(crate) track_mem: bool,
     pub(crate) page_server: bool,
@@ -153,6 +154,8 @@ fn compress(raw: &mut Raw, value: Option<&OsStr>) -> Result<(), Bad> {
     let value = value.map_or(Ok(""), |value| text(Some(value)))?;
     let (codec, level) = value.split_once(':').map_or((value, None), |(c, l)| (c, Some(l)));
     let codec = match codec {
+        // What holds a tree up least.
+        "" if level.is_none() => Codec::Lz4,
         "zstd" | "" => Codec::Zstd,
         "lz4" => Codec::Lz4,
         "none" if level.is_none() => {
@@ -167,7 +170,7 @@ fn compress(raw: &mut Raw, value: Option<&OsStr>) -> Result<(), Bad> {
     }
     let levels = match codec {
         Codec::Zstd => -7..=22,
-        Codec::Lz4 => 1..=1,
+        Codec::Lz4 => 1..=2,
     };
     if !levels.contains(&how.level) {
         let (least, most) = (levels.start(), levels.end());
@@ -644,10 +647,12 @@ pub(crate) static OPTIONS: &[Opt] = &[
     opt("pre-dump-mode", None, Value(pre_dump_mode), Memory, "MODE",
         "'splice' (default) or 'read'"),
     opt("compress", None, Maybe(compress), Memory, "CODEC",
-        "compress pages: zstd[:LEVEL] (default: zstd:1), lz4, none; CRIU cannot read them"),
+        "compress pages: lz4[:LEVEL] (the default), zstd[:LEVEL], none; CRIU cannot read them"),
     opt("compress-threads", None,
         Value(|r, v| { r.compress_threads = Some(number(v)?); Ok(()) }), Memory, "N",
         "threads that compress (default: one for each processor)"),
+    opt("fsync", None, Switch(|r| &mut r.fsync), Memory, "",
+        "dump: images are on disk before the tree ends (default: as the kernel likes)"),
     opt("memory-budget", None, Value(|r, v| { r.memory_budget = Some(size(v)?); Ok(()) }), Memory,
         "SIZE", "what pages on their way to images may take (default: 128M)"),
 

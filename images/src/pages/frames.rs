@@ -17,6 +17,7 @@ use std::sync::Mutex;
 
 use lz4_flex::frame::{BlockMode, BlockSize, FrameDecoder, FrameEncoder, FrameInfo};
 
+use super::lz4;
 use crate::{Error, Result};
 
 /// Bytes of pages in one frame.
@@ -64,7 +65,7 @@ impl Codec {
 pub struct Compression {
     /// How.
     pub codec: Codec,
-    /// zstd: -7 to 22, as its tool counts; LZ4 has only one.
+    /// zstd: -7 to 22, as its tool counts. LZ4: 1 looks at whole words, 2 at any bytes.
     pub level: i32,
 }
 
@@ -96,6 +97,7 @@ struct Entry {
 pub struct Encoder {
     compression: Compression,
     zstd: Option<zstd::bulk::Compressor<'static>>,
+    words: lz4::Words,
 }
 
 impl std::fmt::Debug for Encoder {
@@ -116,7 +118,7 @@ impl Encoder {
                 Some(zstd)
             }
         };
-        Ok(Self { compression, zstd })
+        Ok(Self { compression, zstd, words: lz4::Words::default() })
     }
 
     /// Compresses `pages` in frames of [`FRAME`] bytes.
@@ -131,7 +133,10 @@ impl Encoder {
                     let len = zstd.compress_to_buffer(frame, &mut out.bytes[before..])?;
                     out.bytes.truncate(before + len);
                 }
-                None => lz4(frame, &mut out.bytes)?,
+                None if self.compression.level <= 1 => {
+                    lz4::frame(frame, &mut out.bytes, &mut self.words);
+                }
+                None => lz4_bytes(frame, &mut out.bytes)?,
             }
             let compressed = small(out.bytes.len() - before);
             // The last word of a frame is its checksum, the one that the table has, too.
@@ -143,7 +148,7 @@ impl Encoder {
     }
 }
 
-fn lz4(frame: &[u8], out: &mut Vec<u8>) -> std::io::Result<()> {
+fn lz4_bytes(frame: &[u8], out: &mut Vec<u8>) -> std::io::Result<()> {
     let info = FrameInfo::new()
         .block_size(BlockSize::Max256KB)
         .block_mode(BlockMode::Independent)

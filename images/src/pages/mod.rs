@@ -12,6 +12,7 @@
 mod convert;
 mod dedup;
 mod frames;
+mod lz4;
 mod pagemap;
 mod sink;
 mod source;

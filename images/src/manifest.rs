@@ -114,6 +114,32 @@ pub fn verify(dir: &Dir, threads: usize) -> Result<(usize, Vec<Bad>)> {
     Ok((entries.len(), bad))
 }
 
+/// Fails if an image is not what the manifest says, where there is one. Of pages images, which are
+/// as large as memory, only the size is looked at: [`verify`] reads them.
+pub fn check_images(dir: &Dir) -> Result<()> {
+    if dir.len_bytes(Image::Manifest)?.is_none() {
+        return Ok(());
+    }
+    for entry in dir.read_all::<AmberFileEntry>(Image::Manifest)? {
+        let bad = if entry.name.starts_with("pages-") {
+            let size = dir.open_file(&entry.name)?.and_then(|f| f.metadata().ok()).map(|m| m.len());
+            let what = || format!("the file has not its {} bytes", entry.size);
+            let bad = || Bad { file: entry.name.clone(), bytes: 0..entry.size, what: what() };
+            (size != Some(entry.size)).then(bad)
+        } else {
+            check(dir, &entry, 1)?
+        };
+        if let Some(Bad { file, bytes: Range { start, end }, what }) = bad {
+            let manifest = Image::Manifest.file_name();
+            let reason = format!(
+                "bytes {start} to {end}: {what} (so says {manifest}: without that, nobody asks)"
+            );
+            return Err(Error::invalid(file, reason));
+        }
+    }
+    Ok(())
+}
+
 fn check(dir: &Dir, entry: &AmberFileEntry, threads: usize) -> Result<Option<Bad>> {
     let name = &entry.name;
     let found = |bytes: Range<u64>, what: String| Ok(Some(Bad { file: name.clone(), bytes, what }));

@@ -86,10 +86,9 @@ fn may_be_missing(name: &str) -> bool {
     optional.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Images whose end carries nothing a restore needs, or that it does not read: the manifest is for
-/// `criu verify`.
+/// Images whose end carries nothing a restore needs.
 fn may_be_short(name: &str) -> bool {
-    let short = ["stats", "timens", "cgroup", "seccomp", "ids-", "amber-manifest"];
+    let short = ["stats", "timens", "cgroup", "seccomp", "ids-"];
     short.iter().any(|prefix| name.starts_with(prefix))
 }
 

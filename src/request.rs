@@ -227,6 +227,7 @@ pub(crate) fn dump(raw: &Raw, dirs: &Dirs) -> Result<dumper::Request, Error> {
     if let Some(budget) = raw.memory_budget {
         request.storing.budget = budget;
     }
+    request.storing.sync = raw.fsync;
     request.page_server = page_server(raw)?;
     request.track_mem = raw.track_mem;
     request.orphan_pts_master = raw.orphan_pts_master;

@@ -222,7 +222,14 @@ fn save(
     }
     stop.check()?;
     let method = around.lock.unwrap_or_else(|| files.lock_method(request));
+    // The inventory is the last word: with it, the images count.
+    if request.storing.sync {
+        dir.sync()?;
+    }
     inventory::write(dir, request, around.run_id, method)?;
+    if request.storing.sync {
+        dir.sync()?;
+    }
     Ok(files)
 }
 

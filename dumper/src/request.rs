@@ -90,11 +90,13 @@ pub struct Storing {
     pub threads: usize,
     /// Bytes that contents on their way may take (`--memory-budget`).
     pub budget: u64,
+    /// Images are on disk before the dump counts as one, and before the tasks end (`--fsync`).
+    pub sync: bool,
 }
 
 impl Default for Storing {
     fn default() -> Self {
-        Self { compression: None, threads: 0, budget: 128 << 20 }
+        Self { compression: None, threads: 0, budget: 128 << 20, sync: false }
     }
 }
 

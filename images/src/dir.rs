@@ -157,6 +157,31 @@ impl Dir {
         writer.finish().map(drop)
     }
 
+    /// As [`Dir::write_one`], in the place of an image that is there: at no time is there none, or
+    /// half of one, and it is on disk when this returns.
+    pub fn replace_one<M: Message + Name>(&self, image: Image, entry: &M) -> Result<()> {
+        let name = image.file_name();
+        let part = format!("{name}.part");
+        let written = Writer::create_as(self, image, &part)
+            .and_then(|mut writer| writer.write(entry).map(|()| writer))
+            .and_then(|writer| writer.finish())
+            .and_then(|_| {
+                self.open_file(&part)?
+                    .map_or(Ok(()), |f| f.sync_all())
+                    .map_err(Error::io(&part, "fsync"))
+            })
+            .and_then(|()| self.rename(&part, &name));
+        if written.is_err() {
+            self.remove_file(&part)?;
+        }
+        written
+    }
+
+    /// Returns when all that was written to the file system of this directory is on disk.
+    pub fn sync(&self) -> Result<()> {
+        nix::unistd::syncfs(&*self.fd).map_err(Error::io(&self.path.to_string_lossy(), "syncfs"))
+    }
+
     /// Begins to read an image. One that is absent reads like one without entries.
     pub fn reader(&self, image: Image) -> Result<Reader> {
         let name = image.file_name();

@@ -25,7 +25,12 @@ pub struct Writer {
 
 impl Writer {
     pub(crate) fn create(dir: &Dir, image: Image) -> Result<Self> {
-        let (dir, file) = (dir.clone(), image.file_name());
+        Self::create_as(dir, image, &image.file_name())
+    }
+
+    /// As [`Writer::create`], in a file of another name.
+    pub(crate) fn create_as(dir: &Dir, image: Image, file: &str) -> Result<Self> {
+        let (dir, file) = (dir.clone(), file.to_owned());
         let mut writer = Self { dir, image, file, out: None, entries: 0 };
         if image.kind().creation == Creation::Always {
             writer.out()?;

@@ -98,12 +98,27 @@ impl Chain {
         fs::read_to_string(self.images(n).join("dump.log")).expect("log")
     }
 
-    /// Bytes of contents in directory `n`.
+    /// Bytes of contents in directory `n`: of compressed ones, as many as were saved.
     fn size(&self, n: usize) -> u64 {
-        use std::os::unix::fs::MetadataExt;
+        use images::pages::{Codec, Frames};
+        let size = |entry: fs::DirEntry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let codec = Codec::ALL.into_iter().find(|codec| name.ends_with(codec.suffix()));
+            let Some(codec) = codec else { return blocks(&entry) };
+            let file = fs::File::open(entry.path()).expect("pages");
+            Frames::open(&file, &name, codec).expect("frames").len_bytes()
+        };
+        self.pages_images(n).map(size).sum()
+    }
+
+    /// Bytes that the contents in directory `n` take on disk.
+    fn on_disk(&self, n: usize) -> u64 {
+        self.pages_images(n).map(|entry| blocks(&entry)).sum()
+    }
+
+    fn pages_images(&self, n: usize) -> impl Iterator<Item = fs::DirEntry> {
         let entries = fs::read_dir(self.images(n)).expect("images").filter_map(Result::ok);
-        let pages = entries.filter(|e| e.file_name().to_string_lossy().starts_with("pages-"));
-        pages.map(|e| e.metadata().expect("pages").blocks() * 512).sum()
+        entries.filter(|e| e.file_name().to_string_lossy().starts_with("pages-"))
     }
 
     /// Who keeps watch in the sandbox.
@@ -114,6 +129,11 @@ impl Chain {
         };
         self.sandbox.pids().into_iter().filter(comm).collect()
     }
+}
+
+fn blocks(entry: &fs::DirEntry) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    entry.metadata().expect("pages").blocks() * 512
 }
 
 const MIB: u64 = 1 << 20;
@@ -241,18 +261,20 @@ fn dedup_gives_back_what_newer_images_have() {
             std::thread::sleep(Duration::from_millis(50));
             chain.pre_dump(Some(parent), more);
         }
-        let before = chain.size(0);
+        let before = chain.on_disk(0);
+        // Frames go as a whole, and what a program changes here and there supersedes none.
+        let plain = chain.size(0) == before;
         chain.dump(Some(3), more);
         if !automatic {
             let images = chain.images(4);
             let images = images.to_str().expect("utf-8");
             let args = ["dedup", "-v4", "-o", "dedup.log", "-D", images];
             assert!(chain.sandbox.run(&Criu::ours().path, &args, "dedup.out").success());
-            assert!(chain.size(0) < before, "{before}");
+            assert!(chain.on_disk(0) < before || !plain, "{before}");
         }
         chain.restore_last(&Criu::ours(), more);
-        if automatic {
-            assert_eq!(chain.size(4), 0, "all was used up");
+        if automatic && plain {
+            assert_eq!(chain.on_disk(4), 0, "all was used up");
         }
     }
 }

@@ -57,6 +57,67 @@ fn a_tree_left_running_runs_on() {
     run.finish();
 }
 
+/// Images that say nothing wrong by themselves, and are not what was dumped.
+#[test]
+fn an_altered_checkpoint_is_refused_before_anything_runs() {
+    let run = Run::of("pipe");
+    run.dump(&["--fsync"]);
+    let one_of = |prefix: &str| {
+        let names = fs::read_dir(&run.images).expect("images").filter_map(Result::ok);
+        let mut paths = names.map(|e| e.path());
+        let is = |p: &PathBuf| p.file_name().expect("name").to_string_lossy().starts_with(prefix);
+        paths.find(is).unwrap_or_else(|| panic!("no {prefix}"))
+    };
+    for (prefix, at) in [("core-", Some(40)), ("pages-", None)] {
+        let path = one_of(prefix);
+        let whole = fs::read(&path).expect("image");
+        let mut bytes = whole.clone();
+        match at {
+            Some(at) => bytes[at] ^= 1,
+            None => bytes.extend([0; 4096]),
+        }
+        fs::write(&path, bytes).expect("image");
+        let said = restore(&run.sandbox, &Criu::ours(), &run.images, &[]).expect_err("altered");
+        assert!(said.contains(prefix), "{said}");
+        assert!(run.sandbox.pids().is_empty());
+        fs::write(&path, whole).expect("image");
+    }
+    run.restore(&[]);
+    run.finish();
+}
+
+/// The tools of the formats alone make what stock CRIU restores of a compressed checkpoint.
+#[test]
+fn stock_restores_what_the_plain_tools_decompress() {
+    let Some(stock) = Criu::stock() else {
+        return crate::support::skip("decompressed images", "no stock CRIU");
+    };
+    for (codec, suffix, tool) in
+        [("lz4", "lz4", "lz4"), ("lz4:2", "lz4", "lz4"), ("zstd", "zst", "zstd")]
+    {
+        let there = std::process::Command::new(tool).arg("--version").output().is_ok();
+        if !there {
+            crate::support::skip("decompressed images", &format!("no {tool}"));
+            continue;
+        }
+        let run = Run::of("pipe");
+        run.dump(&[&format!("--compress={codec}")]);
+        let said = restore(&run.sandbox, &stock, &run.images, &[]).expect_err("compressed");
+        assert!(!said.is_empty());
+        assert!(run.sandbox.pids().is_empty());
+        let images = run.images.to_str().expect("utf-8");
+        let script = format!(
+            "cd {images} && for f in pages-*.img.{suffix}; do {tool} -q -d --rm $f ${{f%.{suffix}}} || exit 1; done"
+        );
+        run.sandbox.shell(&script);
+        // The inventory says no version that stock CRIU knows: the verb mends it.
+        let args = ["decompress", "-D", images];
+        assert!(run.sandbox.run(&Criu::ours().path, &args, "decompress.out").success());
+        restore(&run.sandbox, &stock, &run.images, &[]).expect("restore by stock");
+        run.finish();
+    }
+}
+
 #[test]
 fn a_tree_left_running_can_be_restored_when_it_is_gone() {
     let run = Run::of("pipe");

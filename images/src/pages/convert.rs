@@ -46,29 +46,30 @@ pub fn convert(dir: &Dir, to: Option<Compression>, threads: usize) -> Result<usi
     if !old.is_empty() {
         manifest::remove(dir)?;
     }
-    mark(dir, to)?;
+    let marked = mark(dir, to)?;
     for name in &old {
         dir.remove_file(name)?;
     }
-    if had_manifest && !old.is_empty() {
+    // Others may have decompressed: what the manifest is of is the whole.
+    if had_manifest && (marked || !old.is_empty()) {
         manifest::write(dir, Vec::new())?;
     }
     Ok(old.len())
 }
 
-/// The inventory tells CRIU whether it can read the pages.
-fn mark(dir: &Dir, to: Option<Compression>) -> Result<()> {
+/// The inventory tells CRIU whether it can read the pages. Gives whether it changed.
+fn mark(dir: &Dir, to: Option<Compression>) -> Result<bool> {
     let Some(mut inventory) = dir.read_opt::<InventoryEntry>(Image::Inventory)? else {
-        return Ok(());
+        return Ok(false);
     };
     let version = match (inventory.img_version, to) {
         (2, Some(_)) => COMPRESSED_VERSION,
         (COMPRESSED_VERSION, None) => 2,
         // Parents, and images of a version without any mark.
-        _ => return Ok(()),
+        _ => return Ok(false),
     };
     inventory.img_version = version;
-    dir.write_one(Image::Inventory, &inventory)
+    dir.replace_one(Image::Inventory, &inventory).map(|()| true)
 }
 
 /// What is converted.

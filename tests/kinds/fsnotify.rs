@@ -34,6 +34,13 @@ fn fanotify_keeps_its_marks_in_mounts_of_its_own() {
 }
 
 #[test]
+fn fanotify_hears_nothing_of_the_restore() {
+    let why = "what it opens is told as events";
+    let opens = Subject::new("fanotify").args(&["opens"]).flavour("host");
+    opens.stock_cannot_restore(why).check();
+}
+
+#[test]
 fn fanotify_that_is_asked_for_permission_is_refused() {
     Subject::new("fanotify").args(&["permission"]).refused("asked for permission").check();
 }

@@ -131,6 +131,28 @@ pub fn fanotify(flags: u32, event_flags: u32) -> Result<OwnedFd> {
     check(ret.into(), || format!("fanotify_init({flags:#x}, {event_flags:#x})")).map(owned)
 }
 
+/// Takes some events of a fanotify, at least one, and closes the descriptors that come with them.
+pub fn fanotify_drop(fd: BorrowedFd<'_>) -> Result<()> {
+    /// Length of an event, of its head, and where its descriptor is.
+    const HEAD: usize = 24;
+    const FD: usize = 16;
+    let raw = fd.as_raw_fd();
+    let mut buffer = [0u8; 8192];
+    // SAFETY: the kernel writes at most as much as the buffer has.
+    let ret = unsafe { libc::read(raw, buffer.as_mut_ptr().cast(), buffer.len()) };
+    let len = check(ret as i64, || format!("read({raw})"))? as usize;
+    let mut events = &buffer[..len];
+    while let Some(head) = events.get(..HEAD) {
+        let word =
+            |at: usize| i32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        if word(FD) >= 0 {
+            drop(owned(word(FD).into()));
+        }
+        events = events.get((word(0) as usize).max(HEAD)..).unwrap_or_default();
+    }
+    Ok(())
+}
+
 /// `fanotify_mark(2)` of a path.
 pub fn fanotify_mark(fd: BorrowedFd<'_>, flags: u32, mask: u64, path: &[u8]) -> Result<()> {
     let raw = fd.as_raw_fd();

@@ -29,15 +29,15 @@ pub fn late(plan: &FilesPlan, pid_of: &dyn Fn(i32) -> i32) -> Result<()> {
             if let Some(timer) = &file.tfd {
                 timerfd::arm(timer, fd.as_fd()).at(at)?;
             } else {
-                drain(fd.as_fd()).at(at)?;
+                drain(fd.as_fd(), file.ffy.is_some()).at(at)?;
             }
         }
     }
     Ok(())
 }
 
-/// Reads what is queued, and no more.
-fn drain(fd: BorrowedFd<'_>) -> Result<()> {
+/// Reads what is queued, and no more. Events of a fanotify come with descriptors.
+fn drain(fd: BorrowedFd<'_>, fanotify: bool) -> Result<()> {
     let mut buffer = [0u8; 4096];
     loop {
         let mut poll = [nix::poll::PollFd::new(fd, nix::poll::PollFlags::POLLIN)];
@@ -45,6 +45,10 @@ fn drain(fd: BorrowedFd<'_>) -> Result<()> {
             .map_err(|e| super::failed("poll", e))?;
         if ready == 0 {
             return Ok(());
+        }
+        if fanotify {
+            sys::events::fanotify_drop(fd)?;
+            continue;
         }
         nix::unistd::read(fd, &mut buffer).map_err(|e| super::failed("read", e))?;
     }

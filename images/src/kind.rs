@@ -301,12 +301,13 @@ images! {
     Itimers(n: u32), "itimers-{}.img", "ITIMERS", 0x5746_4056, Normal, Many, ["itimer_entry"], Always, Deprecated;
     /// `posix-timers-N.img`, N = virtual pid.
     PosixTimers(n: u32), "posix-timers-{}.img", "POSIX_TIMERS", 0x5260_3957, Normal, Many, ["posix_timer_entry"], Always, Deprecated;
-    /// `amber-N.img`, N = virtual pid: what CRIU has no image for. Only written when there is some.
-    Amber(n: u32), "amber-{}.img", "AMBER", 0x414d_4252, Normal, One, ["amber_task_entry"], Lazy, Current;
-    /// `amber-sent-N.img`, N = virtual pid: which pages of a task a page server has.
-    AmberSent(n: u32), "amber-sent-{}.img", "AMBER_SENT", 0x414d_5354, Normal, One, ["amber_sent_entry"], Always, Current;
-    /// `amber-manifest.img`: what all files were when the checkpoint was complete.
-    Manifest, "amber-manifest.img", "AMBER_MANIFEST", 0x414d_4d46, Normal, Many, ["amber_file_entry"], Always, Current;
+    /// `task-N.amber`, N = virtual pid: what CRIU has no image for. Only written when there is some.
+    /// Ours have a suffix of their own: tools that decode all `*.img` do not know them.
+    Amber(n: u32), "task-{}.amber", "AMBER", 0x414d_4252, Normal, One, ["amber_task_entry"], Lazy, Current;
+    /// `sent-N.amber`, N = virtual pid: which pages of a task a page server has.
+    AmberSent(n: u32), "sent-{}.amber", "AMBER_SENT", 0x414d_5354, Normal, One, ["amber_sent_entry"], Always, Current;
+    /// `manifest.amber`: what all files were when the checkpoint was complete.
+    Manifest, "manifest.amber", "AMBER_MANIFEST", 0x414d_4d46, Normal, Many, ["amber_file_entry"], Always, Current;
     /// `stats-dump`.
     StatsDump, "stats-dump", "STATS", 0x5709_3306, Service, One, ["stats_entry"], Always, Current;
     /// `stats-restore`.

@@ -1,4 +1,4 @@
-//! `amber-manifest.img`: size and hashes of all files of a checkpoint, so that a torn or altered one
+//! `manifest.amber`: size and hashes of all files of a checkpoint, so that a torn or altered one
 //! is recognised, and where. CRIU does not open it.
 //!
 //! The hash is XXH3 with 128 bits: against what disks, networks and people do by mistake. Who alters
@@ -55,7 +55,8 @@ fn codec(name: &str) -> Option<Codec> {
 }
 
 fn is_image(name: &str) -> bool {
-    (name.ends_with(".img") || codec(name).is_some()) && name != Image::Manifest.file_name()
+    (name.ends_with(".img") || name.ends_with(".amber") || codec(name).is_some())
+        && name != Image::Manifest.file_name()
 }
 
 fn entry(dir: &Dir, name: String) -> Result<Option<AmberFileEntry>> {

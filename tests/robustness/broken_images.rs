@@ -27,7 +27,7 @@ impl Checkpoint {
         let entries = fs::read_dir(&images).expect("images").flatten();
         let mut names: Vec<_> =
             entries.map(|e| e.file_name().into_string().expect("utf-8")).collect();
-        names.retain(|n| n.ends_with(".img"));
+        names.retain(|n| n.ends_with(".img") || n.ends_with(".amber"));
         names.sort();
         Self { crowd, images, copy, names }
     }
@@ -82,7 +82,7 @@ impl Checkpoint {
 /// Images that good checkpoints may lack: ours alone, or without an entry to hold. That there
 /// was data in a pipe is told by nothing else.
 fn may_be_missing(name: &str) -> bool {
-    let optional = ["amber", "fdinfo", "pipes-data", "fifo-data", "sk-queues"];
+    let optional = ["task-", "manifest", "fdinfo", "pipes-data", "fifo-data", "sk-queues"];
     optional.iter().any(|prefix| name.starts_with(prefix))
 }
 

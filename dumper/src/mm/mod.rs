@@ -79,7 +79,7 @@ pub struct Mm {
     pub vpid: i32,
     /// What goes to `mm-PID.img`.
     pub entry: MmEntry,
-    /// What does not fit there: goes to `amber-PID.img`.
+    /// What does not fit there: goes to `task-PID.amber`.
     pub extras: Vec<AmberVmaEntry>,
     /// Which pages are saved.
     pub pages: Selection,

@@ -1,4 +1,4 @@
-//! `amber-PID.img`: state that CRIU's images have no room for.
+//! `task-PID.amber`: state that CRIU's images have no room for.
 //!
 //! Absent in images of CRIU; a task restores without it as CRIU would restore it.
 

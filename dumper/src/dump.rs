@@ -1,11 +1,12 @@
 //! The phases of a dump, in their order.
 
+use crate::before::Before;
 use crate::files::{Ahead, FileTable, Finished};
-use crate::freezer::Freezer;
+use crate::freezer::{self, Freezer};
 use crate::hooks::{Action, Hooks, QUERY_EXT_FILES};
 use crate::network::Network;
+use crate::ns;
 use crate::ns::user::Maps;
-use crate::ns::{self, Namespaces};
 use crate::pages::dirty::Dirty;
 use crate::pages::{Control, Room, Server};
 use crate::stop::Stop;
@@ -18,7 +19,7 @@ use crate::tree::{self, Task, Tree};
 use crate::{Error, Leave, Request, Stats, finish, inventory, mm, pages};
 use images::proto::{AmberFileEntry, FdinfoEntry, FsEntry, PstreeEntry};
 use images::{Dir, Image, manifest};
-use parasite::{Frozen, Limits};
+use parasite::Frozen;
 use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Mutex;
@@ -44,7 +45,7 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
     let record = request.track_mem && request.leave != Leave::Dead;
     let server = Server::connect(request, record, stop)?;
     let mut dirty = Dirty::prepare(request, &dir, false, server.as_ref())?;
-    warm_up(request.pid)?;
+    let before = Before::ask(request)?;
     let room = match request.prev_images_dir {
         None if request.storing.compression.is_none() && server.is_none() => {
             Room::make(request.pid, &dir, stop)
@@ -53,20 +54,15 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
     };
     let dir = dir.look_ahead()?;
     let begun = Instant::now();
-    let limits = Limits { deadline: deadline(request), stop: &|| stop.requested() };
-    let mut freezer = request.freeze_cgroup.as_deref().map(Freezer::open).transpose()?;
-    let mut frozen = match &mut freezer {
-        Some(freezer) => freezer.freeze_tree(request.pid, &limits)?,
-        None => parasite::freeze(request.pid, &limits)?,
-    };
+    let (mut frozen, mut freezer) = freezer::hold(request, stop)?;
     let still = Instant::now();
     stats.freezing_time = micros(still - begun);
     let mut network = Network::default();
-    let locked = inventory::run_id()
-        .and_then(|run_id| network.lock(request, &run_id, hooks).map(|()| run_id));
-    let saved = locked
-        .and_then(|run_id| Ok((run_id, with_ext_files(request, hooks)?)))
-        .and_then(|(run_id, request)| {
+    let run_id = before.run_id.clone();
+    let saved = network
+        .lock(request, &before, hooks)
+        .and_then(|()| with_ext_files(request, hooks))
+        .and_then(|request| {
             let control = Control {
                 stop,
                 progress: hooks.progress(),
@@ -75,19 +71,16 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
                 storing: request.storing,
                 files: Some(&known),
             };
-            let around =
-                Around { run_id: &run_id, lock: network.method(), freezer: freezer.as_ref() };
-            let files =
-                save(&mut frozen, &request, &around, &dir, &mut dirty, control, &mut stats)?;
-            Ok((files, run_id))
+            let around = Around { before, lock: network.method(), freezer: freezer.as_ref() };
+            save(&mut frozen, &request, around, &dir, &mut dirty, control, &mut stats)
         })
         .and_then(|saved| run_hook(hooks, Action::PostDump, request).map(|()| saved));
     // A failure drops what is to be undone outside the tasks before they run on.
-    let saved = saved.and_then(|(files, run_id)| match request.leave {
-        Leave::Dead => files.keep().and_then(|()| network.keep()).map(|()| run_id),
+    let saved = saved.and_then(|files| match request.leave {
+        Leave::Dead => files.keep().and_then(|()| network.keep()),
         Leave::Stopped | Leave::Running => {
             files.keep_links();
-            Ok(run_id)
+            Ok(())
         }
     });
     let leave = if saved.is_ok() { request.leave } else { Leave::Running };
@@ -97,12 +90,12 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
         (Some(freezer), _) => freezer.put_back(),
         (None, _) => {}
     }
-    finish::finish(frozen, leave);
+    let dying = finish::finish(frozen, leave);
     stats.frozen_time = micros(still.elapsed());
-    let run_id = match saved {
-        Ok(run_id) => run_id,
-        Err(e) => return Err(failed(e, &dir, stop)?),
-    };
+    drop(dying);
+    if let Err(e) = saved {
+        return Err(failed(e, &dir, stop)?);
+    }
     write_manifest(&dir, known);
     dirty.keep(&run_id);
     dedup_parents(request, &dir);
@@ -141,23 +134,6 @@ pub(crate) fn dedup_parents(request: &Request, dir: &Dir) {
     }
 }
 
-/// Entries of `/proc` that are looked at beforehand.
-const SOME: usize = 256;
-
-/// Asks what does not depend on the tree before it is held.
-fn warm_up(pid: i32) -> Result<(), Error> {
-    core::all_cpus()?;
-    Lsm::detect();
-    sys::worker::cpus();
-    sys::cpuid::xsave_component(0);
-    // The kernel makes what it shows there when it is looked at for the first time.
-    for shown in ["fd", "fdinfo", "map_files"] {
-        let entries = std::fs::read_dir(format!("/proc/{pid}/{shown}")).into_iter().flatten();
-        entries.take(SOME).for_each(drop);
-    }
-    Ok(())
-}
-
 fn run_hook(hooks: &mut dyn Hooks, action: Action, request: &Request) -> Result<(), Error> {
     let failed = |code| Error::Hook { action: action.name(), code };
     hooks.run(action, request.pid).map_err(failed)
@@ -182,7 +158,7 @@ pub(crate) fn micros(d: Duration) -> u32 {
 
 /// What was done before the tree is looked at.
 struct Around<'a> {
-    run_id: &'a str,
+    before: Before,
     /// How a net namespace of the tree's own is locked.
     lock: Option<Method>,
     freezer: Option<&'a Freezer>,
@@ -192,28 +168,29 @@ struct Around<'a> {
 fn save(
     frozen: &mut Frozen,
     request: &Request,
-    around: &Around<'_>,
+    around: Around<'_>,
     dir: &Dir,
     dirty: &mut Dirty,
     control: Control<'_>,
     stats: &mut Stats,
 ) -> Result<Finished, Error> {
     let stop = control.stop;
+    let Before { run_id, namespaces, sets, collector } = around.before;
     let mut tree = tree::describe(frozen)?;
     tree::check_sessions(&tree, request)?;
     ids::assign(&mut tree)?;
-    let namespaces = Rc::new(Namespaces::collect(&tree, request)?);
+    let namespaces = Rc::new(namespaces.collect(&tree, request)?);
     let mut cx = ns::Cx { tree: &tree, request, dir, all: &namespaces, segments: &[] };
     ns::check(&cx)?;
     let segments = ns::ipc::segments(&cx)?;
     let undo = sem_undo::Sets::collect(&cx)?;
-    let sets = cgroup::Sets::collect(&tree, &namespaces, request)?;
+    let sets = sets.collect(&tree, &namespaces, request)?;
     let ahead = Ahead::start(&tree).map_err(Error::Files)?;
     ask_inside(&mut tree, frozen, request, (&undo, &namespaces.maps), stop)?;
     dirty.enter(frozen, &tree, deadline(request));
     cx = ns::Cx { tree: &tree, request, dir, all: &namespaces, segments: &segments };
     let files = FileTable::new(request, &tree, ahead, Rc::clone(&namespaces))?;
-    let (contents, files) = contents(&cx, files, around.run_id, dirty, control, stats)?;
+    let (contents, files) = contents(&cx, files, (&run_id, collector), dirty, control, stats)?;
     ns::dump(&cx)?;
     let cores = cores(&cx, frozen, &sets, stop)?;
     write_tasks(&cx, contents, cores)?;
@@ -226,7 +203,7 @@ fn save(
     if request.storing.sync {
         dir.sync()?;
     }
-    inventory::write(dir, request, around.run_id, method)?;
+    inventory::write(dir, request, &run_id, method)?;
     if request.storing.sync {
         dir.sync()?;
     }
@@ -270,13 +247,13 @@ struct Contents {
 fn contents(
     cx: &ns::Cx<'_>,
     mut files: FileTable,
-    run_id: &str,
+    (run_id, mut collector): (&str, mm::Collector),
     dirty: &Dirty,
     control: Control<'_>,
     stats: &mut Stats,
 ) -> Result<(Contents, Finished), Error> {
     let stop = control.stop;
-    let (tree, request, dir) = (cx.tree, cx.request, cx.dir);
+    let (tree, dir) = (cx.tree, cx.dir);
     files.lock_network(run_id)?;
     let mut tables = HashSet::new();
     let mut all = Contents { fdinfos: Vec::new(), fs: Vec::new(), mms: Vec::new() };
@@ -287,7 +264,6 @@ fn contents(
         }
         all.fs.push(files.collect_fs(task)?);
     }
-    let mut collector = mm::Collector::new(request)?;
     for task in tree.alive() {
         stop.check()?;
         all.mms.push(collector.collect(task, &mut files, &dirty.since(task))?);

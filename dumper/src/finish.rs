@@ -1,12 +1,13 @@
 //! What becomes of the tasks when the dump is over.
 
 use crate::Leave;
-use parasite::Frozen;
+use parasite::{Dying, Frozen};
 
-/// Kills the tasks, leaves them stopped, or lets them run on.
-pub(crate) fn finish(mut frozen: Frozen, leave: Leave) {
+/// Kills the tasks, leaves them stopped, or lets them run on. The killed ones are still to be
+/// waited for.
+pub(crate) fn finish(mut frozen: Frozen, leave: Leave) -> Option<Dying> {
     match leave {
-        Leave::Dead => frozen.kill(),
+        Leave::Dead => return Some(frozen.kill()),
         Leave::Stopped => {
             for process in &mut frozen.processes {
                 process.leave_stopped = true;
@@ -14,4 +15,5 @@ pub(crate) fn finish(mut frozen: Frozen, leave: Leave) {
         }
         Leave::Running => {}
     }
+    None
 }

@@ -5,11 +5,24 @@
 //! pause. A v1 freezer also keeps tasks from stopping for us, so they are seized while frozen and
 //! waited for when it has let them go.
 
-use crate::Error;
+use crate::dump::deadline;
+use crate::stop::Stop;
+use crate::{Error, Request};
 use parasite::{Frozen, Limits};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+/// Holds the tree of `request` still, by way of its freezer if it names one.
+pub(crate) fn hold(request: &Request, stop: Stop) -> Result<(Frozen, Option<Freezer>), Error> {
+    let limits = Limits { deadline: deadline(request), stop: &|| stop.requested() };
+    let mut freezer = request.freeze_cgroup.as_deref().map(Freezer::open).transpose()?;
+    let frozen = match &mut freezer {
+        Some(freezer) => freezer.freeze_tree(request.pid, &limits)?,
+        None => parasite::freeze(request.pid, &limits)?,
+    };
+    Ok((frozen, freezer))
+}
 
 /// How often to look whether all tasks stand still.
 const LOOK: Duration = Duration::from_millis(1);

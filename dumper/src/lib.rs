@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 #![allow(unreachable_pub, reason = "modules are private: `pub` there means the whole crate")]
 
+mod before;
 pub mod cpuinfo;
 mod dump;
 mod files;

@@ -2,9 +2,11 @@
 //!
 //! Connections in the dumper's namespace are locked one by one, when files are looked at.
 
+use crate::before::Before;
 use crate::files::lock_method;
 use crate::hooks::{Action, Hooks};
 use crate::{Error, Leave, Request};
+use images::checkpoint::NsKind;
 use std::fs::File;
 use std::os::linux::fs::MetadataExt;
 use sys::net_lock::{Guard, Method, Place, What};
@@ -22,25 +24,21 @@ impl Network {
     pub(crate) fn lock(
         &mut self,
         request: &Request,
-        run_id: &str,
+        before: &Before,
         hooks: &mut dyn Hooks,
     ) -> Result<(), Error> {
-        let open = |pid: &str| {
-            let path = format!("/proc/{pid}/ns/net");
-            File::open(&path).map_err(|e| sys::Error::io(format_args!("open({path})"), &e))
-        };
-        let inode = |file: &File| {
-            let stat = file.metadata();
-            stat.map(|m| m.st_ino()).map_err(|e| sys::Error::io("fstat(net namespace)", &e))
-        };
-        let (ours, theirs) = (open("self")?, open(&request.pid.to_string())?);
-        if inode(&ours)? == inode(&theirs)? {
+        let path = format!("/proc/{}/ns/net", request.pid);
+        let theirs = File::open(&path);
+        let theirs = theirs.map_err(|e| sys::Error::io(format_args!("open({path})"), &e))?;
+        let stat = theirs.metadata();
+        let ino = stat.map_err(|e| sys::Error::io("fstat(net namespace)", &e))?.st_ino();
+        if before.namespaces.own_ino(NsKind::Net) == Some(ino) {
             return Ok(());
         }
         let failed = |code| Error::Hook { action: Action::NetworkLock.name(), code };
         hooks.run(Action::NetworkLock, request.pid).map_err(failed)?;
         self.told = true;
-        let (name, method) = (Place::name(run_id), lock_method(request));
+        let (name, method) = (Place::name(&before.run_id), lock_method(request));
         let place = Place { ns: Some(theirs.into()), name, method };
         self.guard = Some(Guard::new(place, What::Everything)?);
         Ok(())

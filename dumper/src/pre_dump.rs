@@ -2,7 +2,7 @@
 //! pages are read while it runs. What it writes meanwhile is written again by the next dump.
 
 use crate::dump::{deadline, dedup_parents, micros};
-use crate::freezer::Freezer;
+use crate::freezer;
 use crate::hooks::Hooks;
 use crate::pages::dirty::Dirty;
 use crate::pages::{Control, Lost, Server};
@@ -10,7 +10,7 @@ use crate::stop::Stop;
 use crate::tree::{self, Tree};
 use crate::{Error, Request, Stats, inventory, mm, pages};
 use images::{Dir, Image};
-use parasite::{Frozen, Limits};
+use parasite::Frozen;
 use std::time::Instant;
 
 /// The whole pre-dump, in the worker process.
@@ -22,17 +22,13 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
     let mut stats = Stats::default();
     let server = Server::connect(request, true, stop)?;
     let mut dirty = Dirty::prepare(request, &dir, true, server.as_ref())?;
+    let mut collector = mm::Collector::new(request)?;
     let begun = Instant::now();
-    let limits = Limits { deadline: deadline(request), stop: &|| stop.requested() };
-    let mut freezer = request.freeze_cgroup.as_deref().map(Freezer::open).transpose()?;
-    let mut frozen = match &mut freezer {
-        Some(freezer) => freezer.freeze_tree(request.pid, &limits)?,
-        None => parasite::freeze(request.pid, &limits)?,
-    };
+    let (mut frozen, mut freezer) = freezer::hold(request, stop)?;
     let still = Instant::now();
     stats.freezing_time = micros(still - begun);
     let tree = tree::describe(&frozen)?;
-    let mms = watch(&tree, &mut frozen, &mut dirty, request, stop)?;
+    let mms = watch(&tree, &mut frozen, &mut dirty, &mut collector, request, stop)?;
     if let Some(freezer) = &mut freezer {
         freezer.put_back();
     }
@@ -63,11 +59,11 @@ fn watch(
     tree: &Tree,
     frozen: &mut Frozen,
     dirty: &mut Dirty,
+    collector: &mut mm::Collector,
     request: &Request,
     stop: Stop,
 ) -> Result<Vec<mm::Mm>, Error> {
     dirty.enter(frozen, tree, deadline(request));
-    let mut collector = mm::Collector::new(request)?;
     let mut mms = Vec::new();
     for task in tree.alive() {
         stop.check()?;

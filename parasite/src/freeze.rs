@@ -120,9 +120,9 @@ pub struct Frozen {
 }
 
 impl Frozen {
-    /// Kills all tasks and waits until they are dead. The root's parent sees an exit by
-    /// SIGKILL.
-    pub fn kill(mut self) {
+    /// Kills all tasks; dropping what this gives waits until they are dead. The root's parent
+    /// sees an exit by SIGKILL.
+    pub fn kill(mut self) -> Dying {
         let processes = std::mem::take(&mut self.processes);
         for p in processes.iter().filter(|p| !p.zombie) {
             if let Err(e) = fd::pidfd_send_signal(std::os::fd::AsFd::as_fd(&p.pidfd), libc::SIGKILL)
@@ -130,10 +130,37 @@ impl Frozen {
                 log::warn!("task {}: {e}", p.pid);
             }
         }
+        Dying { processes }
+    }
+
+    fn release(&mut self) {
+        // Parents last, so that none of them sees a child change while it is still held.
+        for p in self.processes.iter_mut().rev() {
+            p.release();
+        }
+        self.processes.clear();
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+/// Tasks on their way out. Dropping it waits until they are dead.
+#[derive(Debug)]
+#[must_use = "dropping it waits"]
+pub struct Dying {
+    processes: Vec<Process>,
+}
+
+impl Drop for Dying {
+    fn drop(&mut self) {
         // The last thread of a pid namespace's init to die, and that may be any of them, waits until
         // all others in the namespace are waited for, which we as their tracer have to do. So
         // those of inits are waited for in whatever order they come, after all others.
-        let alive = || processes.iter().rev().filter(|p| !p.zombie);
+        let alive = || self.processes.iter().rev().filter(|p| !p.zombie);
         // A leader is reported only when it is the last one.
         for t in alive().filter(|p| !p.is_init()).flat_map(|p| p.threads.iter().rev()) {
             while !ended(t.tid, true) {}
@@ -151,20 +178,6 @@ impl Frozen {
             }
             worker::wait_sigchld(SIGCHLD_LOST);
         }
-    }
-
-    fn release(&mut self) {
-        // Parents last, so that none of them sees a child change while it is still held.
-        for p in self.processes.iter_mut().rev() {
-            p.release();
-        }
-        self.processes.clear();
-    }
-}
-
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        self.release();
     }
 }
 

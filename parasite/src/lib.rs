@@ -21,9 +21,10 @@ mod sigframe;
 mod tracee;
 
 pub use error::Error;
-pub use freeze::{Frozen, Limits, Process, freeze, hold_frozen};
+pub use freeze::{Dying, Frozen, Limits, Process, freeze, hold_frozen};
 pub use infect::Infected;
 pub use script::{Answers, Arg, Call, Data, Script};
+pub use shelter::look_ahead;
 pub use sigframe::{Restart, xstate_size};
 pub use tracee::{RseqCs, Saved, Thread};
 

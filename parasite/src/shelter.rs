@@ -9,7 +9,7 @@
 //!
 //! Where one of the pieces is missing (another stack, no stub) calls are made without it.
 
-use crate::tracee::{Saved, Thread};
+use crate::tracee::Thread;
 use crate::{Result, gadget, sigframe};
 use std::sync::Mutex;
 use sys::vm::{self, Span};
@@ -65,7 +65,7 @@ impl Shelter {
             log::debug!("{tid}: no shelter: not on its main stack ({rsp:#x})");
             return Ok(None);
         }
-        let Some(stub) = find_stub(tid, saved) else {
+        let Some(stub) = find_stub(tid, saved.regs.rip) else {
             log::debug!("{tid}: no shelter: no rt_sigreturn in its code");
             return Ok(None);
         };
@@ -94,24 +94,34 @@ impl Shelter {
     }
 }
 
-/// `mov $15, %rax; syscall` and `mov $15, %eax; syscall`: where handlers of glibc, musl and Go
-/// return to.
-const STUBS: [&[u8]; 2] =
-    [b"\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05", b"\xb8\x0f\x00\x00\x00\x0f\x05"];
+/// What `mov $15, %rax; syscall` and `mov $15, %eax; syscall` begin with, and both end with:
+/// where handlers of glibc, musl and Go return to.
+const STUBS: [&[u8]; 2] = [b"\x48\xc7\xc0", b"\xb8"];
+const STUB_END: &[u8] = b"\x0f\x00\x00\x00\x0f\x05";
 
 /// Where the stub was last: tasks that were forked have it at the same place.
 static LAST: Mutex<u64> = Mutex::new(0);
 
+/// Looks for the stub of a process before it is held: its code may be large, and has to be paged
+/// in. What is found is looked at again when it is used.
+pub fn look_ahead(pid: i32) {
+    let text = crate::proc::read(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    // The last word, unless it runs.
+    let text = String::from_utf8_lossy(&text);
+    let rip = text.trim().rsplit_once(" 0x").and_then(|(_, w)| u64::from_str_radix(w, 16).ok());
+    find_stub(pid, rip.unwrap_or(0));
+}
+
 /// The program's `rt_sigreturn`: where it was last, else around the instruction pointer (a task
 /// that waits in a system call is inside its libc), else in all its code.
-fn find_stub(tid: i32, saved: &Saved) -> Option<u64> {
+fn find_stub(tid: i32, rip: u64) -> Option<u64> {
     const REACH: u64 = 2 << 20;
     let mut last = LAST.lock().ok()?;
     let mut nine = [0; 9];
-    if vm::read_exact(tid, *last, &mut nine).is_ok() && is_stub(&nine) {
+    if vm::read_exact(tid, *last, &mut nine).is_ok() && stub_in(&nine) == Some(0) {
         return Some(*last);
     }
-    let rip = saved.regs.rip & !0xffff;
+    let rip = rip & !0xffff;
     let found = scan(tid, rip, rip.saturating_add(REACH))
         .or_else(|| scan(tid, rip.saturating_sub(REACH), rip))
         .or_else(|| {
@@ -130,20 +140,31 @@ fn scan(tid: i32, start: u64, end: u64) -> Option<u64> {
         let Ok(n) = vm::read_spans(tid, &[Span { addr, len: PIECE + 16 }], &mut bytes) else {
             continue;
         };
-        if let Some(at) = bytes[..n].windows(9).position(is_stub) {
+        if let Some(at) = stub_in(&bytes[..n]) {
             return Some(addr + at as u64);
         }
     }
     None
 }
 
-fn is_stub(code: &[u8]) -> bool {
-    STUBS.iter().any(|s| code.starts_with(s))
+/// Where in `code` the first stub is.
+fn stub_in(code: &[u8]) -> Option<usize> {
+    memchr::memmem::find_iter(code, STUB_END)
+        .find_map(|end| STUBS.iter().find(|s| code[..end].ends_with(s)).map(|s| end - s.len()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stubs_are_found_where_they_begin() {
+        assert_eq!(stub_in(b"\x90\xb8\x0f\x00\x00\x00\x0f\x05\xc3"), Some(1));
+        assert_eq!(stub_in(b"\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05"), Some(0));
+        let other = b"\xb9\x0f\x00\x00\x00\x0f\x05\xb8\x0f\x00\x00\x00\x0f\x05";
+        assert_eq!(stub_in(other), Some(7));
+        assert_eq!(stub_in(b"\x0f\x00\x00\x00\x0f\x05"), None);
+    }
 
     #[test]
     fn only_harmless_instructions_may_stand_before_ret() {

@@ -181,14 +181,16 @@ pub(crate) struct Pause {
     rounds: u32,
 }
 
-/// Polls before sleeping.
-const BUSY: u32 = 16;
+/// Polls before sleeping: some 50 microseconds. To be woken up takes as long, and the thread that is
+/// waited for mostly needs less.
+const BUSY: u32 = 100;
 
 impl Pause {
     pub(crate) fn next(&mut self, tid: i32, limits: &Limits<'_>) -> Result<()> {
         self.rounds += 1;
         if self.rounds < BUSY {
-            std::hint::spin_loop();
+            // It may wait for this very processor.
+            std::thread::yield_now();
             return Ok(());
         }
         limits.check(tid)?;

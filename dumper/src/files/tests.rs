@@ -66,7 +66,7 @@ fn try_dump(pids: &[i32], change: impl Fn(&mut Request)) -> Result<Dumped, Error
     change(&mut request);
     let tasks = pids.iter().zip(1..).map(|(&pid, n)| task(pid, n)).collect();
     let tree = Tree { tasks };
-    let ns = crate::ns::Namespaces::collect(&tree, &request)?;
+    let ns = crate::ns::Namespaces::ours()?.collect(&tree, &request)?;
     let ahead = Ahead::start(&tree).map_err(Error::Files)?;
     let mut table = FileTable::new(&request, &tree, ahead, ns.into())?;
     let mut fds = Vec::new();

@@ -144,9 +144,9 @@ pub(crate) struct Namespaces {
 }
 
 impl Namespaces {
-    /// Looks at all living tasks, and refuses what has no image.
-    pub(crate) fn collect(tree: &Tree, request: &Request) -> Result<Self, Error> {
-        let mut all = Self {
+    /// Those of the dumper.
+    pub(crate) fn ours() -> Result<Self, Error> {
+        let mut ours = Self {
             all: Vec::new(),
             maps: user::Maps::default(),
             of_task: HashMap::new(),
@@ -154,11 +154,20 @@ impl Namespaces {
             held: RefCell::default(),
             tuns: RefCell::default(),
         };
-        all.look("self", std::process::id() as i32, Role::Criu, request)?;
+        ours.look("self", std::process::id() as i32, Role::Criu, None)?;
+        Ok(ours)
+    }
+
+    /// Looks at all living tasks, and refuses what has no image. `self`: [`Namespaces::ours`].
+    pub(crate) fn collect(self, tree: &Tree, request: &Request) -> Result<Self, Error> {
+        let mut all = self;
+        for ns in &mut all.all {
+            ns.external = external(request, ns.kind, ns.ino);
+        }
         for task in tree.alive() {
             let role = if task.vpid == tree.root().vpid { Role::Root } else { Role::Nested };
             let dir = task.pid.to_string();
-            let of = all.look(&dir, task.pid, role, request).map_err(Error::on(task.pid))?;
+            let of = all.look(&dir, task.pid, role, Some(request)).map_err(Error::on(task.pid))?;
             all.of_task.insert(task.vpid, of);
         }
         // Ids of the dumper's own are as fixed as CRIU's; others count on from there.
@@ -181,7 +190,7 @@ impl Namespaces {
         dir: &str,
         pid: i32,
         role: Role,
-        request: &Request,
+        request: Option<&Request>,
     ) -> Result<[Option<usize>; KINDS.len()], Error> {
         let path = format!("/proc/{dir}/ns");
         let failed = |what: String, e: nix::Error| sys::Error::new(what, e as i32);
@@ -210,7 +219,7 @@ impl Namespaces {
             }
             let fd = openat(&dir, kind.name(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
                 .map_err(|e| failed(format!("open({path}/{})", kind.name()), e))?;
-            let external = external(request, *kind, ino);
+            let external = request.and_then(|r| external(r, *kind, ino));
             *found = Some(self.all.len());
             self.all.push(Namespace { kind: *kind, id: 0, ino, role, holder: pid, fd, external });
         }
@@ -236,6 +245,11 @@ impl Namespaces {
         }
         pid::check(self, tree)?;
         Ok(())
+    }
+
+    /// The inode of the dumper's own namespace of this kind.
+    pub(crate) fn own_ino(&self, kind: NsKind) -> Option<u64> {
+        self.all.iter().find(|ns| ns.kind == kind && ns.role == Role::Criu).map(|ns| ns.ino)
     }
 
     /// All that are not the dumper's own, of one kind.

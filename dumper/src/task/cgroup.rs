@@ -29,14 +29,20 @@ pub(crate) struct Sets {
 }
 
 impl Sets {
-    /// Finds the sets of all tasks and their threads.
+    /// The dumper's own.
+    pub(crate) fn ours(request: &Request) -> Result<Self, Error> {
+        let own = wanted(&proc::read("/proc/self/cgroup")?, request);
+        Ok(Self { sets: vec![own], of: HashMap::new(), threaded: BTreeSet::new() })
+    }
+
+    /// Finds the sets of all tasks and their threads. `self`: [`Sets::ours`].
     pub(crate) fn collect(
+        self,
         tree: &Tree,
         namespaces: &Namespaces,
         request: &Request,
     ) -> Result<Self, Error> {
-        let own = wanted(&proc::read("/proc/self/cgroup")?, request);
-        let mut all = Self { sets: vec![own], of: HashMap::new(), threaded: BTreeSet::new() };
+        let mut all = self;
         if !request.manage_cgroups {
             return Ok(all);
         }

@@ -70,3 +70,36 @@ pub fn write_all(pid: i32, addr: u64, buf: &[u8]) -> Result<()> {
     }
     Err(Error::new(format_args!("process_vm_writev({pid}, {addr:#x}): short"), libc::EFAULT))
 }
+
+/// Bytes that a mapping may have and still be made present by [`populate_own`].
+const POPULATED: usize = 32 << 20;
+
+/// Makes the pages of this program (code, data, heap, stack) present, so that what is done next
+/// takes no page faults, each of which costs as much as a system call. Copies made by `fork(2)`
+/// become pages of its own. Does nothing on kernels before 5.14.
+pub fn populate_own() {
+    const MADV_POPULATE_READ: i32 = 22;
+    const MADV_POPULATE_WRITE: i32 = 23;
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    for line in maps.lines() {
+        let mut words = line.split_ascii_whitespace();
+        let (Some(range), Some(rights)) = (words.next(), words.next()) else { continue };
+        let name = words.nth(3).unwrap_or("");
+        let hex = |t: &str| usize::from_str_radix(t, 16).ok();
+        let Some((Some(start), Some(end))) = range.split_once('-').map(|(a, b)| (hex(a), hex(b)))
+        else {
+            continue;
+        };
+        let how = match rights.as_bytes() {
+            [b'r', b'w', _, b'p'] => MADV_POPULATE_WRITE,
+            [b'r', _, _, b'p'] if name.starts_with('/') => MADV_POPULATE_READ,
+            _ => continue,
+        };
+        if end.saturating_sub(start) <= POPULATED {
+            let at = start as *mut libc::c_void;
+            // SAFETY: populating changes no content: it only does early what a fault does at the
+            // first access. A range that is gone meanwhile is an error and nothing else.
+            unsafe { libc::madvise(at, end - start, how) };
+        }
+    }
+}

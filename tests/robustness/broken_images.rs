@@ -82,7 +82,7 @@ impl Checkpoint {
 /// Images that good checkpoints may lack: ours alone, or without an entry to hold. That there
 /// was data in a pipe is told by nothing else.
 fn may_be_missing(name: &str) -> bool {
-    let optional = ["task-", "manifest", "fdinfo", "pipes-data", "fifo-data", "sk-queues"];
+    let optional = ["task-", "manifest", "pipes-data", "fifo-data", "sk-queues"];
     optional.iter().any(|prefix| name.starts_with(prefix))
 }
 

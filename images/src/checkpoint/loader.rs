@@ -191,6 +191,9 @@ fn fd_tables(
 
 fn fd_table(loader: &Loader, files: &Files, files_id: u32) -> Result<Vec<FdinfoEntry>> {
     let mut reader = loader.reader(Image::Fdinfo(files_id))?;
+    if reader.is_absent() {
+        return Err(Error::Absent { file: Image::Fdinfo(files_id).file_name() });
+    }
     let mut table = Vec::new();
     let mut known = HashSet::new();
     while let Some(entry) = reader.read_opt::<FdinfoEntry>()? {

@@ -361,6 +361,9 @@ fn check_registers(image: Image, core: &CoreEntry) -> Result<()> {
     }
 }
 
+/// State components that the architecture names: x87 to APX.
+const XFEATURES: u64 = (1 << 20) - 1;
+
 fn check_x86(image: Image, info: &ThreadInfoX86) -> Result<()> {
     let fp = &info.fpregs;
     // Longer ones are cut to what the CPU knows; shorter ones lack registers.
@@ -371,6 +374,11 @@ fn check_x86(image: Image, info: &ThreadInfoX86) -> Result<()> {
         &[("st_space", fp.st_space.len(), 32..=any), ("xmm_space", fp.xmm_space.len(), 64..=any)],
     )?;
     let Some(xsave) = &fp.xsave else { return Ok(()) };
+    let unknown = xsave.xstate_bv & !XFEATURES;
+    if unknown != 0 {
+        let field = "thread_info.fpregs.xsave.xstate_bv";
+        return invalid(image, format_args!("{field} has unknown bits {unknown:#x}"));
+    }
     let parts = [
         ("ymmh_space", xsave.ymmh_space.len(), 64),
         ("bndreg_state", xsave.bndreg_state.len(), 8),

@@ -21,7 +21,12 @@ pub(crate) fn of(file: &File) -> Option<Vec<u32>> {
     } else {
         (word(&head, 28, false)?, half(&head, 42)?, half(&head, 44)?)
     };
-    let mut headers = vec![0u8; usize::from(size) * usize::from(count)];
+    let len = usize::from(size) * usize::from(count);
+    // Real files have a dozen headers; others may claim gigabytes.
+    if len as u64 > WINDOW {
+        return None;
+    }
+    let mut headers = vec![0u8; len];
     file.read_exact_at(&mut headers, table).ok()?;
     headers
         .chunks_exact(usize::from(size).max(1))
@@ -73,4 +78,21 @@ fn word(bytes: &[u8], at: usize, wide: bool) -> Option<u64> {
 
 fn half(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_le_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn headers_of_gigabytes_are_not_read() {
+        // Found by fuzzing: 0xe9e9 headers of 0xe9e9 bytes.
+        let mut bytes = b"\x7fELF".to_vec();
+        bytes.resize(64, 0xe9);
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        file.set_len(8 << 30).unwrap();
+        assert_eq!(of(&file), None);
+    }
 }

@@ -112,7 +112,7 @@ impl Sandbox {
         command
             .args(["-t", &self.init.to_string(), "--pid", "--mount", "--net", "--ipc"])
             // Not nsenter's --wd: that directory would be of the outer mount namespace.
-            .args(["--", "env", "-C"])
+            .args(["--", "env", "--default-signal", "-C"])
             .args([self.dir(), program])
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("log file"))
@@ -142,7 +142,7 @@ impl Sandbox {
     pub fn shell(&self, script: &str) -> String {
         let out = Command::new("nsenter")
             .args(["-t", &self.init.to_string(), "--pid", "--mount", "--net", "--ipc"])
-            .args(["--", "env", "-C"])
+            .args(["--", "env", "--default-signal", "-C"])
             .arg(self.dir())
             .args(["bash", "-c", script])
             .stdin(Stdio::null())

@@ -166,7 +166,8 @@ fn neighbours_that_somebody_wrote_down() {
         ip neigh add proxy 10.1.0.8 dev v0
         ip link add br0 type bridge; ip link set v1 master br0; ip link set br0 up
         bridge fdb add 02:00:00:00:00:77 dev v1 master static";
-    let show = "ip neigh show nud permanent | sort; ip neigh show proxy; bridge fdb | grep 00:77";
+    let show =
+        "ip neigh show nud permanent | sort; ip neigh show proxy; bridge fdb | grep 00:77 | sort";
     netns(setup, show).lost_by_stock("no room in its images").check();
 }
 

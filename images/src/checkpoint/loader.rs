@@ -174,6 +174,7 @@ fn fd_tables(
     tasks: &mut [Task],
 ) -> Result<BTreeMap<u32, Arc<Vec<FdinfoEntry>>>> {
     let mut tables = BTreeMap::new();
+    let mut absent = None;
     for task in tasks {
         let Some(files_id) = task.ids.as_ref().map(|ids| ids.files_id) else { continue };
         let Some(live) = &mut task.live else { continue };
@@ -181,19 +182,29 @@ fn fd_tables(
             Some(table) => Arc::clone(table),
             None => {
                 let table = Arc::new(fd_table(loader, files, files_id)?);
+                absent = absent
+                    .or((table.is_empty() && loader.reader(Image::Fdinfo(files_id))?.is_absent())
+                        .then_some(files_id));
                 tables.insert(files_id, Arc::clone(&table));
                 table
             }
         };
+    }
+    // CRIU writes no image of an empty table; but one that nobody has is a sign of a wrong id.
+    if let Some(files_id) = absent {
+        let stray = |image: &Image| match image {
+            Image::Fdinfo(id) => !tables.contains_key(id),
+            _ => false,
+        };
+        if loader.dir.images()?.iter().any(stray) {
+            return Err(Error::Absent { file: Image::Fdinfo(files_id).file_name() });
+        }
     }
     Ok(tables)
 }
 
 fn fd_table(loader: &Loader, files: &Files, files_id: u32) -> Result<Vec<FdinfoEntry>> {
     let mut reader = loader.reader(Image::Fdinfo(files_id))?;
-    if reader.is_absent() {
-        return Err(Error::Absent { file: Image::Fdinfo(files_id).file_name() });
-    }
     let mut table = Vec::new();
     let mut known = HashSet::new();
     while let Some(entry) = reader.read_opt::<FdinfoEntry>()? {

@@ -1,22 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 // TCP listeners (v4, v6, options) and UDP sockets: bound, connected, free.
 #include "subject.h"
+#include "sockopt.h"
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-
-static int opt(int s, int level, int name)
-{
-	int v = -1;
-	socklen_t l = sizeof(v);
-	CHECK(!getsockopt(s, level, name, &v, &l));
-	return v;
-}
-
-static void set(int s, int level, int name, int v)
-{
-	CHECK(!setsockopt(s, level, name, &v, sizeof(v)));
-}
 
 static struct sockaddr_in v4(int port)
 {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 // State of sockets that is easily lost without a word. One kind per call, named by the argument.
 #include "subject.h"
+#include "sockopt.h"
 #include <arpa/inet.h>
 #include <linux/filter.h>
 #include <net/if.h>
@@ -10,19 +11,6 @@
 
 static const char *what;
 #define IS(name) (!strcmp(what, name))
-
-static int opt(int s, int level, int name)
-{
-	int v = -1;
-	socklen_t l = sizeof(v);
-	CHECK(!getsockopt(s, level, name, &v, &l));
-	return v;
-}
-
-static void set(int s, int level, int name, int v)
-{
-	CHECK(!setsockopt(s, level, name, &v, sizeof(v)));
-}
 
 static struct sockaddr_in local(int port)
 {

@@ -2,24 +2,12 @@
 // Options CRIU's images have no room for ("options"), names of senders ("senders"), else
 // netlink and raw sockets.
 #include "subject.h"
+#include "sockopt.h"
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/un.h>
-
-static int opt(int s, int level, int name)
-{
-	int v = -1;
-	socklen_t l = sizeof(v);
-	CHECK(!getsockopt(s, level, name, &v, &l));
-	return v;
-}
-
-static void set(int s, int level, int name, int v)
-{
-	CHECK(!setsockopt(s, level, name, &v, sizeof(v)));
-}
 
 static void options(void)
 {

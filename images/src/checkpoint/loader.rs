@@ -181,10 +181,11 @@ fn fd_tables(
         live.fdinfo = match tables.get(&files_id) {
             Some(table) => Arc::clone(table),
             None => {
-                let table = Arc::new(fd_table(loader, files, files_id)?);
-                absent = absent
-                    .or((table.is_empty() && loader.reader(Image::Fdinfo(files_id))?.is_absent())
-                        .then_some(files_id));
+                let table = fd_table(loader, files, files_id)?;
+                if table.is_none() {
+                    absent = absent.or(Some(files_id));
+                }
+                let table = Arc::new(table.unwrap_or_default());
                 tables.insert(files_id, Arc::clone(&table));
                 table
             }
@@ -203,8 +204,12 @@ fn fd_tables(
     Ok(tables)
 }
 
-fn fd_table(loader: &Loader, files: &Files, files_id: u32) -> Result<Vec<FdinfoEntry>> {
+/// `None`: there is no such image.
+fn fd_table(loader: &Loader, files: &Files, files_id: u32) -> Result<Option<Vec<FdinfoEntry>>> {
     let mut reader = loader.reader(Image::Fdinfo(files_id))?;
+    if reader.is_absent() {
+        return Ok(None);
+    }
     let mut table = Vec::new();
     let mut known = HashSet::new();
     while let Some(entry) = reader.read_opt::<FdinfoEntry>()? {
@@ -225,7 +230,7 @@ fn fd_table(loader: &Loader, files: &Files, files_id: u32) -> Result<Vec<FdinfoE
         }
         table.push(entry);
     }
-    Ok(table)
+    Ok(Some(table))
 }
 
 /// Every task has to be in the set of the dumper or in one that the image describes.

@@ -16,6 +16,18 @@ fn run(start: u64, pages: u64) -> Run {
     Run { start: start * PAGE_SIZE, pages, lazy: false, readable: true }
 }
 
+/// Plain images, made as they are filled, and nobody who watches.
+fn control() -> Control<'static> {
+    Control {
+        stop: Stop::watching_parent(),
+        progress: &crate::NoHooks,
+        room: None,
+        server: None,
+        storing: crate::Storing::default(),
+        files: None,
+    }
+}
+
 #[test]
 fn pieces_cover_all_pages_once() {
     let one: Vec<Run> = vec![run(0, 3), run(10, 1), run(20, 9)];
@@ -52,14 +64,7 @@ fn a_full_disk_is_told_with_the_name_of_the_image() {
         image: Arc::new(full),
         ..source(&runs)
     }];
-    let control = Control {
-        stop: Stop::watching_parent(),
-        progress: &crate::NoHooks,
-        room: None,
-        server: None,
-        storing: crate::Storing::default(),
-        files: None,
-    };
+    let control = control();
     let error = copy(&sources, control).unwrap_err();
     assert_eq!(error.to_string(), "pages-1.img: pwrite: No space left on device (os error 28)");
 }
@@ -90,14 +95,7 @@ fn what_process_vm_readv_does_not_read_is_read_otherwise() {
     let origin = || Origin::Task { pid: subject.pid(), mem: OnceLock::new(), lost: None };
     let run = |start, pages| Run { start, pages, lazy: false, readable: true };
     let image = Arc::new(tempfile::tempfile().unwrap());
-    let control = Control {
-        stop: Stop::watching_parent(),
-        progress: &crate::NoHooks,
-        room: None,
-        server: None,
-        storing: crate::Storing::default(),
-        files: None,
-    };
+    let control = control();
     // Mapping 3 is PROT_NONE, which is not told here.
     let runs = [run(at(2), 4), run(at(3), 4), run(at(12), 1)];
     let go = |runs: &[Run]| {

@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::BufReader;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -134,6 +133,7 @@ impl Dir {
     /// Names of all files that are here, in order.
     pub fn file_names(&self) -> Result<Vec<String>> {
         let failed = |errno| Error::io(&self.path.to_string_lossy(), "readdir")(errno);
+        // Opened anew, as reading moves the position of the descriptor.
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let mut listing = Listing::openat(&*self.fd, ".", flags, Mode::empty()).map_err(failed)?;
         let mut names = Vec::new();
@@ -290,19 +290,10 @@ impl Dir {
         Ok((stat.st_dev, stat.st_ino))
     }
 
-    /// All images that are here, in no particular order; other files are left out.
+    /// All images that are here, by name; other files are left out.
     pub fn images(&self) -> Result<Vec<Image>> {
-        let failed = |errno| Error::io(&self.path.to_string_lossy(), "readdir")(errno);
-        // Opened anew, as reading moves the position of the descriptor.
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let mut listing = Listing::openat(&*self.fd, ".", flags, Mode::empty()).map_err(failed)?;
-        let mut images = Vec::new();
-        for entry in listing.iter() {
-            let entry = entry.map_err(failed)?;
-            let name = std::ffi::OsStr::from_bytes(entry.file_name().to_bytes());
-            images.extend(name.to_str().and_then(Image::from_file_name));
-        }
-        Ok(images)
+        let names = self.file_names()?;
+        Ok(names.iter().filter_map(|name| Image::from_file_name(name)).collect())
     }
 }
 

@@ -84,14 +84,7 @@ impl Chain {
 
     fn restore_last(&self, by: &Criu, more: &[&str]) {
         restore(&self.sandbox, by, &self.images(self.made - 1), more).expect("restore");
-        self.finish();
-    }
-
-    fn finish(&self) {
-        self.sandbox.go();
-        let heard = self.sandbox.hear(&["ok", "bad"], LIMIT);
-        assert_eq!(heard.as_deref(), Some("ok"), "{:?}", self.sandbox.said());
-        self.sandbox.empty().expect("all ended");
+        self.sandbox.finish();
     }
 
     fn log(&self, n: usize) -> String {
@@ -185,7 +178,7 @@ fn nothing_of_the_watch_is_seen_by_the_tree_and_it_ends_with_it() {
     assert_eq!(fds.expect("fds").count(), before);
     assert_eq!(chain.holders().len(), 1);
     // `finish` waits until the sandbox is empty.
-    chain.finish();
+    chain.sandbox.finish();
 }
 
 #[test]
@@ -232,7 +225,7 @@ fn a_parent_that_is_not_there_is_refused_before_anything_is_touched() {
     let args = ["--prev-images-dir", "../nowhere"];
     let said = dump(&chain.sandbox, &Criu::ours(), &chain.pid, &images, &args);
     assert!(said.expect_err("no parent").contains("../nowhere"));
-    chain.finish();
+    chain.sandbox.finish();
 }
 
 #[test]
@@ -253,7 +246,7 @@ fn a_pre_dump_is_no_dump() {
     chain.pre_dump(None, &[]);
     let said = restore(&chain.sandbox, &Criu::ours(), &chain.images(0), &[]);
     assert!(said.expect_err("a pre-dump").contains("pre-dump cannot be restored"));
-    chain.finish();
+    chain.sandbox.finish();
 }
 
 #[test]

@@ -77,14 +77,7 @@ impl Flow {
             self.sandbox.shell(&format!("[ ! -d img{i} ] || cp -n img{i}/*.img ps{i}/"));
         }
         restore(&self.sandbox, by, &self.dir("ps", n), more).expect("restore");
-        self.finish();
-    }
-
-    fn finish(&self) {
-        self.sandbox.go();
-        let heard = self.sandbox.hear(&["ok", "bad"], LIMIT);
-        assert_eq!(heard.as_deref(), Some("ok"), "{:?}", self.sandbox.said());
-        self.sandbox.empty().expect("all ended");
+        self.sandbox.finish();
     }
 
     /// Bytes of contents that a directory holds.
@@ -240,7 +233,7 @@ fn a_server_that_is_not_there_or_dies_harms_nobody() {
     assert!(said.contains("page server: "), "{said}");
     assert!(!flow.dir("img", 1).join("inventory.img").exists());
     flow.sandbox.wait(bad, LIMIT);
-    flow.finish();
+    flow.sandbox.finish();
 }
 
 /// A dump that is killed leaves the server with an error, and no one waiting.
@@ -262,7 +255,7 @@ fn a_server_ends_when_its_client_does() {
         let ended = flow.sandbox.wait(server, LIMIT);
         assert!(ended.clean_failure(), "{half:?}: {ended:?} {}", flow.log("ps", 0));
     }
-    flow.finish();
+    flow.sandbox.finish();
 }
 
 #[test]
@@ -309,5 +302,5 @@ fn what_is_not_built_is_refused_by_name() {
         let said = fs::read_to_string(flow.sandbox.path("ps.out")).expect("output");
         assert!(said.contains("not supported yet: ") && said.contains(option), "{said}");
     }
-    flow.finish();
+    flow.sandbox.finish();
 }

@@ -2,18 +2,8 @@
 // mnt_external DIR [slave]: a directory (/mnt) and a file (/etc/hostname) that are mounts of the
 // namespace outside, bound into ours.
 #include "subject.h"
+#include "content.h"
 #include <sys/mount.h>
-
-static int has(const char *path, const char *text)
-{
-	char got[256] = "";
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return 0;
-	ssize_t n = read(fd, got, sizeof(got) - 1);
-	close(fd);
-	return n >= 0 && !strcmp(got, text);
-}
 
 static int slave(void)
 {

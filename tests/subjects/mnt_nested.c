@@ -2,6 +2,7 @@
 // mnt_nested DIR: a child in a mount namespace of its own, with mounts of its own, shared ones and
 // slaves of the parent's; files open in the one and the other.
 #include "subject.h"
+#include "content.h"
 #include <sched.h>
 #include <sys/mount.h>
 
@@ -19,17 +20,6 @@ static void put(const char *path, const char *text)
 		BAD("create %s: %s", path, strerror(errno));
 	EQ(write(fd, text, strlen(text)), strlen(text));
 	close(fd);
-}
-
-static int has(const char *path, const char *text)
-{
-	char got[256] = "";
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return 0;
-	ssize_t n = read(fd, got, sizeof(got) - 1);
-	close(fd);
-	return n >= 0 && !strcmp(got, text);
 }
 
 static void inner(void)

@@ -218,6 +218,14 @@ impl Sandbox {
         wait_for(limit, || self.said().into_iter().find(first))
     }
 
+    /// Lets the subject check itself, and waits until all have ended. Panics with what it said.
+    pub fn finish(&self) {
+        self.go();
+        let heard = self.hear(&["ok", "bad"], LIMIT);
+        assert_eq!(heard.as_deref(), Some("ok"), "{:?}", self.said());
+        self.empty().expect("all ended");
+    }
+
     /// Lets the subject go on.
     pub fn go(&self) {
         File::create(self.path("go")).expect("DIR/go");

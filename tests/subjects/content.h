@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+// What a small file holds.
+#ifndef CONTENT_H
+#define CONTENT_H
+#include "subject.h"
+
+static UNUSED int has(const char *path, const char *text)
+{
+	char got[256] = "";
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return 0;
+	ssize_t n = read(fd, got, sizeof(got) - 1);
+	close(fd);
+	return n >= 0 && !strcmp(got, text);
+}
+
+#endif

@@ -285,6 +285,21 @@ fn closed_by_both_needs_no_option_and_keeps_unread_data() {
     check("nftables", ("6", "server", "close"), false);
 }
 
+/// Nobody is at the other end any more, so what answers there is a reset: it must not reach the
+/// connection before it is in its state again. By this route acknowledgements are not delayed.
+#[test]
+fn closed_by_both_though_answers_come_at_once() {
+    for (family, local) in [("4", "127.0.0.1"), ("6", "::1")] {
+        let pair = Pair::of((family, "server", "close"), false).expect("this family");
+        let images = pair.images();
+        let route = format!("table local local {local} dev lo");
+        pair.sandbox.shell(&format!("ip -{family} route replace {route} quickack 1"));
+        dump(&pair.sandbox, &Criu::ours(), &pair.pid, &images, &[]).expect("dump");
+        restore(&pair.sandbox, &Criu::ours(), &images, &[]).expect("restore");
+        pair.finish().expect("the same state");
+    }
+}
+
 #[test]
 fn reset_by_the_peer_needs_no_option_and_keeps_data_and_error() {
     check("nftables", ("4", "client", "reset"), true);

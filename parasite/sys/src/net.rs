@@ -192,6 +192,12 @@ pub fn attach_filter(fd: BorrowedFd<'_>, words: &[u64]) -> Result<()> {
         .map(|_| ())
 }
 
+/// Takes the filter of [`attach_filter`] off again.
+pub fn detach_filter(fd: BorrowedFd<'_>) -> Result<()> {
+    // The kernel wants a value and does not look at it.
+    crate::fd::setsockopt(fd, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, &0i32.to_ne_bytes())
+}
+
 /// For a TCP connection: sends at once, and notices in less than a minute that the other host is
 /// gone though nothing is sent. Other sockets stay as they are.
 pub fn keep_alive(fd: BorrowedFd<'_>) {

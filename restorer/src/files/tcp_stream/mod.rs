@@ -185,7 +185,7 @@ impl Files<'_> {
         self.fill_queues(sk, stream)?;
         set_window(sk, e, fins)?;
         tcp::select(sk, Queue::None)?;
-        close(sk, entry, e, fins)?;
+        segment::deaf(sk, || close(sk, entry, e, fins))?;
         let now = tcp::info(sk)?.state;
         if u32::from(now) != entry.state {
             let text = format!("is in TCP state {now}, not {}", entry.state);

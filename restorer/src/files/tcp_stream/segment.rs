@@ -2,7 +2,7 @@
 
 use super::super::Result;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 pub(super) const FIN: u8 = 1;
 pub(super) const RST: u8 = 4;
@@ -10,9 +10,35 @@ pub(super) const ACK: u8 = 16;
 
 /// What CRIU's network lock lets through.
 const MARK: u32 = 0xc114;
+/// Classic BPF, as in images (socket(7), Documentation/networking/filter.rst): only what carries
+/// [`MARK`].
+const MARKED_ONLY: [u64; 4] = [
+    word(
+        libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
+        0,
+        (libc::SKF_AD_OFF + libc::SKF_AD_MARK) as u32,
+    ),
+    word(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, MARK),
+    word(libc::BPF_RET | libc::BPF_K, 0, u32::MAX),
+    word(libc::BPF_RET | libc::BPF_K, 0, 0),
+];
 const IPV4: usize = 20;
 const IPV6: usize = 40;
 const TCP: usize = 20;
+
+/// An instruction that goes on `jf` further if it is a comparison that fails.
+const fn word(code: u32, jf: u8, k: u32) -> u64 {
+    (code as u64) << 48 | (jf as u64) << 32 | k as u64
+}
+
+/// Does what `act` does with a connection that hears of nobody but us: what is sent meanwhile
+/// may be answered by a host that knows of no such connection any more, with a reset.
+pub(super) fn deaf<T>(sk: BorrowedFd<'_>, act: impl FnOnce() -> Result<T>) -> Result<T> {
+    sys::net::attach_filter(sk, &MARKED_ONLY)?;
+    let done = act()?;
+    sys::net::detach_filter(sk)?;
+    Ok(done)
+}
 
 /// A segment without data.
 #[derive(Clone, Copy, Debug)]

@@ -61,6 +61,12 @@ fn threads_live_in_user_and_pid_namespaces() {
     Subject::new("threads").flavour("user,pid,uts,ipc").lost_by_stock(ALL_OR_NONE).check();
 }
 
+#[test]
+fn numbers_outside_of_a_user_namespace_are_refused() {
+    let why = "in the pid namespace of criu";
+    Subject::new("threads").flavour("user").refused(why).check();
+}
+
 /// Makes a namespace that is there without a process: `/mnt/uts`, where the host is "joined".
 const UTS: &str =
     "mount -t tmpfs none /mnt; touch /mnt/uts; unshare --uts=/mnt/uts hostname joined";

@@ -3,6 +3,7 @@
 use super::{Cx, Namespace};
 use crate::Error;
 use images::Image;
+use images::checkpoint::NsKind;
 use images::proto::{UidGidExtent, UsernsEntry};
 use parasite::proc;
 
@@ -62,8 +63,26 @@ fn parse(text: &str) -> Option<Vec<UidGidExtent>> {
     text.lines().map(line).collect()
 }
 
-/// Any can be saved.
-pub(crate) fn check(_ns: &Namespace, _cx: &Cx<'_>) -> Result<(), Error> {
+/// Refuses what no restore could make: from inside of a user namespace nobody chooses numbers in
+/// a pid namespace of outside (clone(2), `set_tid`), and the tree is made by root inside.
+pub(crate) fn check(_ns: &Namespace, cx: &Cx<'_>) -> Result<(), Error> {
+    let root = cx.tree.root();
+    // The first of all is made from outside.
+    let others = cx.tree.tasks.iter().flat_map(|t| t.threads.iter().map(move |h| (t, h))).nth(1);
+    let tids_inside = cx.all.root(NsKind::Pid).is_some_and(|ns| !ns.is_ours());
+    if let Some((task, thread)) = others.filter(|_| !tids_inside) {
+        return Err(Error::Refused(format!(
+            "task {}: thread {} is in a user namespace of the tree's own (task {}), but in the pid \
+             namespace of criu, where its number cannot be chosen from inside: not supported yet",
+            task.pid, thread.tid, root.pid
+        )));
+    }
+    if cx.all.maps.root().is_none() {
+        return Err(Error::Refused(format!(
+            "task {}: Can't dump a user namespace whose uid_map or gid_map has no id 0",
+            root.pid
+        )));
+    }
     Ok(())
 }
 

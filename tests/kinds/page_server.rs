@@ -230,9 +230,54 @@ fn a_server_that_is_not_there_or_dies_harms_nobody() {
     let bad = python.arg("bad.py").spawn().expect("python3");
     wait_for(LIMIT, || flow.sandbox.path("up").exists().then_some(())).expect("listens");
     let said = flow.save(&ours, "dump", 1, &[]).expect_err("it hangs up");
-    assert!(said.contains("page server: "), "{said}");
+    assert!(said.contains("page server 127.0.0.1:9001: "), "{said}");
     assert!(!flow.dir("img", 1).join("inventory.img").exists());
     flow.sandbox.wait(bad, LIMIT);
+    flow.sandbox.finish();
+}
+
+/// The tree would be frozen as long as the server stands still.
+#[test]
+fn a_server_that_stands_still_is_given_up() {
+    let ours = Criu::ours();
+    let flow = Flow::of("bulk");
+    // One accepts, and answers nothing; one begins well, and then takes no more. By address, and
+    // by a descriptor that blocks.
+    for (n, answer) in [(0, ""), (1, "\\0"), (2, "\\0")] {
+        let port = 9000 + n;
+        let script = format!(
+            "import os, socket, subprocess, time\ns = socket.socket()\n\
+             s.bind(('127.0.0.1', {port})); s.listen()\nopen('up{n}', 'w')\n\
+             if {n} == 2:\n  c, d = socket.socketpair(); os.dup2(d.fileno(), 77)\n\
+             \x20 p = subprocess.Popen(['{}', 'dump', '-v4', '-o', 'dump.log', '-D', 'img2', '-t', '{}', \
+             '--page-server', '--ps-socket', '77', '--timeout', '1'], close_fds=False)\n\
+             else: c = s.accept()[0]\n\
+             c.recv(32); c.send(b'{answer}')\n\
+             if {n} == 2: p.wait(); open('ended2', 'w')\n\
+             while not os.path.exists('end{n}'): time.sleep(0.02)\n",
+            ours.path.display(),
+            flow.pid,
+        );
+        let images = flow.dir("img", n);
+        fs::write(flow.sandbox.path("still.py"), script).expect("script");
+        let mut python = flow.sandbox.command("/usr/bin/python3".as_ref(), "still.out");
+        let still = python.arg("still.py").spawn().expect("python3");
+        let there = |name: String| wait_for(LIMIT, || flow.sandbox.path(&name).exists().then_some(()));
+        there(format!("up{n}")).expect("listens");
+        let (name, said) = if n == 2 {
+            there("ended2".to_owned()).unwrap_or_else(|| panic!("{}", flow.log("img", n)));
+            ("at descriptor 77".to_owned(), flow.log("img", n))
+        } else {
+            let said = flow.save(&ours, "dump", n, &["--timeout", "1"]).expect_err("still");
+            (format!("127.0.0.1:{port}"), said)
+        };
+        let what = if n == 0 { "recv: it said" } else { "send: it took" };
+        let error = format!("page server {name}: {what} nothing for 1 s, which is --timeout");
+        assert!(said.contains(&error), "{said}");
+        assert!(!images.join("inventory.img").exists());
+        fs::write(flow.sandbox.path(&format!("end{n}")), "").expect("end");
+        assert!(flow.sandbox.wait(still, LIMIT).success());
+    }
     flow.sandbox.finish();
 }
 

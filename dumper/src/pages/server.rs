@@ -13,14 +13,14 @@ use images::pages::{PAGE_SIZE, PageFlags, PageRange, PageSet};
 use images::proto::AmberSentEntry;
 use images::{Dir, Image};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, recv, sendmsg};
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Buffers on their way.
 const BUFFERS: usize = 4;
@@ -29,15 +29,20 @@ const TICK: u16 = 500;
 /// How long a server may take to accept.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// A connection, given up when the dump should stop.
+/// A connection, given up when the dump should stop, or when the other end stands still: the tree
+/// is frozen all the while.
 #[derive(Debug)]
 pub struct Stream {
-    socket: File,
+    /// It is never waited for in a call on it, whoever else may have made it blocking.
+    socket: OwnedFd,
     stop: Stop,
+    /// How long the other end may take or say nothing at all.
+    patience: Option<Duration>,
 }
 
 impl Stream {
     fn wait(&self, event: PollFlags) -> io::Result<()> {
+        let began = Instant::now();
         loop {
             let mut fds = [PollFd::new(self.socket.as_fd(), event)];
             match poll(&mut fds, PollTimeout::from(TICK)) {
@@ -48,19 +53,25 @@ impl Stream {
             if self.stop.requested() {
                 return Err(nix::Error::ECANCELED.into());
             }
+            if let Some(limit) = self.patience.filter(|limit| began.elapsed() >= *limit) {
+                let what = if event == PollFlags::POLLIN { "said" } else { "took" };
+                let secs = limit.as_secs();
+                let words = format!("it {what} nothing for {secs} s, which is --timeout");
+                return Err(io::Error::new(io::ErrorKind::TimedOut, words));
+            }
         }
     }
 
     /// Repeats what would block.
     fn when<T>(
-        &mut self,
+        &self,
         event: PollFlags,
-        mut call: impl FnMut(&mut File) -> io::Result<T>,
+        mut call: impl FnMut(i32) -> nix::Result<T>,
     ) -> io::Result<T> {
         loop {
-            match call(&mut self.socket) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait(event)?,
-                done => return done,
+            match call(self.socket.as_raw_fd()) {
+                Err(nix::Error::EAGAIN) => self.wait(event)?,
+                done => return Ok(done?),
             }
         }
     }
@@ -68,8 +79,7 @@ impl Stream {
 
 impl Read for Stream {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.wait(PollFlags::POLLIN)?;
-        self.when(PollFlags::POLLIN, |s| s.read(buf))
+        self.when(PollFlags::POLLIN, |socket| recv(socket, buf, MsgFlags::MSG_DONTWAIT))
     }
 }
 
@@ -79,7 +89,8 @@ impl Write for Stream {
     }
 
     fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.when(PollFlags::POLLOUT, |s| s.write_vectored(bufs))
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        self.when(PollFlags::POLLOUT, |socket| sendmsg::<()>(socket, bufs, &[], flags, None))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -101,11 +112,14 @@ impl Server {
         let Some(server) = &request.page_server else { return Ok(None) };
         let failed = |source| Error::Server { server: server.to_string(), source };
         let socket = open(server).map_err(failed)?;
+        let secs = u64::from(request.timeout_secs);
+        let patience = (secs > 0).then(|| Duration::from_secs(secs));
         let client = Client::new(
-            Stream { socket, stop },
+            Stream { socket, stop, patience },
             // Whoever gave it may keep it open.
             matches!(server, PageServer::Socket(_)),
-        );
+        )
+        .named(&server.to_string());
         Ok(Some(Self { client: Mutex::new(Some(client)), record }))
     }
 
@@ -179,7 +193,7 @@ impl Server {
     }
 }
 
-fn open(server: &PageServer) -> io::Result<File> {
+fn open(server: &PageServer) -> io::Result<OwnedFd> {
     let socket: OwnedFd = match server {
         PageServer::Socket(fd) => {
             sys::fd::inherited(*fd).map_err(|e| io::Error::from_raw_os_error(e.errno()))?
@@ -195,11 +209,7 @@ fn open(server: &PageServer) -> io::Result<File> {
         }
     };
     sys::net::keep_alive(socket.as_fd());
-    if let PageServer::Address(..) = server {
-        let flags = nix::fcntl::OFlag::O_NONBLOCK;
-        nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_SETFL(flags))?;
-    }
-    Ok(socket.into())
+    Ok(socket)
 }
 
 /// What [`Server::record`] wrote into `dir`, by virtual pid; `None` if its pages are its own.

@@ -14,12 +14,20 @@ const MOST_PIECES: usize = 1024;
 pub struct Client<S> {
     stream: S,
     force: bool,
+    /// What errors call it.
+    name: String,
 }
 
 impl<S: Read + Write> Client<S> {
     /// `force`: others may have the connection open, so the server is told to end.
     pub fn new(stream: S, force: bool) -> Self {
-        Self { stream, force }
+        Self { stream, force, name: NAME.to_owned() }
+    }
+
+    /// Errors are to call it `page server NAME`.
+    #[must_use]
+    pub fn named(self, name: &str) -> Self {
+        Self { name: format!("{NAME} {name}"), ..self }
     }
 
     /// Asks whether the parent images of the server have `set`.
@@ -30,7 +38,7 @@ impl<S: Read + Write> Client<S> {
         match i32::from_ne_bytes(answer) {
             0 => Ok(false),
             1 => Ok(true),
-            other => Err(Error::invalid(NAME, format!("asked for a parent, it answered {other}"))),
+            other => Err(Error::invalid(&self.name, format!("asked for a parent, it answered {other}"))),
         }
     }
 
@@ -64,17 +72,17 @@ impl<S: Read + Write> Client<S> {
         while !rest.is_empty() {
             let batch = rest.len().min(MOST_PIECES);
             match self.stream.write_vectored(&rest[..batch]) {
-                Ok(0) => return Err(Error::io(NAME, "send")(nix::errno::Errno::EPIPE)),
+                Ok(0) => return Err(Error::io(&self.name, "send")(nix::errno::Errno::EPIPE)),
                 Ok(n) => IoSlice::advance_slices(&mut rest, n),
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(Error::io(NAME, "send")(e)),
+                Err(e) => return Err(Error::io(&self.name, "send")(e)),
             }
         }
         Ok(())
     }
 
     fn receive(&mut self, bytes: &mut [u8]) -> Result<()> {
-        self.stream.read_exact(bytes).map_err(Error::io(NAME, "recv"))
+        self.stream.read_exact(bytes).map_err(Error::io(&self.name, "recv"))
     }
 
     /// Ends; all that was sent is in the server's images then.
@@ -86,7 +94,7 @@ impl<S: Read + Write> Client<S> {
         self.receive(&mut status)?;
         match i32::from_ne_bytes(status) {
             0 => Ok(()),
-            status => Err(Error::invalid(NAME, format!("it failed with {status}"))),
+            status => Err(Error::invalid(&self.name, format!("it failed with {status}"))),
         }
     }
 }

@@ -262,7 +262,8 @@ fn a_server_that_stands_still_is_given_up() {
         fs::write(flow.sandbox.path("still.py"), script).expect("script");
         let mut python = flow.sandbox.command("/usr/bin/python3".as_ref(), "still.out");
         let still = python.arg("still.py").spawn().expect("python3");
-        let there = |name: String| wait_for(LIMIT, || flow.sandbox.path(&name).exists().then_some(()));
+        let there =
+            |name: String| wait_for(LIMIT, || flow.sandbox.path(&name).exists().then_some(()));
         there(format!("up{n}")).expect("listens");
         let (name, said) = if n == 2 {
             there("ended2".to_owned()).unwrap_or_else(|| panic!("{}", flow.log("img", n)));

@@ -38,7 +38,9 @@ impl<S: Read + Write> Client<S> {
         match i32::from_ne_bytes(answer) {
             0 => Ok(false),
             1 => Ok(true),
-            other => Err(Error::invalid(&self.name, format!("asked for a parent, it answered {other}"))),
+            other => {
+                Err(Error::invalid(&self.name, format!("asked for a parent, it answered {other}")))
+            }
         }
     }
 

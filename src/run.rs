@@ -67,7 +67,11 @@ fn check_cpu(raw: &Raw, place: &Place) -> anyhow::Result<()> {
 }
 
 fn check(raw: &Raw) -> u8 {
-    let groups = check::Groups { extra: raw.check_extra, experimental: raw.check_experimental };
+    let groups = check::Groups {
+        extra: raw.check_extra,
+        experimental: raw.check_experimental,
+        unprivileged: raw.unprivileged,
+    };
     let code = match &raw.feature {
         Some(feature) => check::check_feature(feature),
         None => check::check(groups),

@@ -19,6 +19,8 @@ pub(crate) struct Groups {
     pub(crate) extra: bool,
     /// `--experimental`.
     pub(crate) experimental: bool,
+    /// `--unprivileged`: what only root can use is left out.
+    pub(crate) unprivileged: bool,
 }
 
 type Answer = Result<(), String>;
@@ -28,6 +30,8 @@ type Answer = Result<(), String>;
 enum Group {
     /// Nothing works without.
     Basic,
+    /// Nothing of root's works without; for others the kernel refuses it everywhere.
+    Root,
     /// Some process trees need it.
     Extra,
     /// Only asked for by name.
@@ -57,7 +61,7 @@ const FEATURES: &[Feature] = &[
     feature("prctl_mm_map", Group::Basic, task::prctl_mm_map),
     feature("getowner_uids", Group::Basic, files::getowner_uids),
     feature("proc_stat", Group::Basic, task::proc_stat),
-    feature("tcp_repair", Group::Basic, net::tcp_repair),
+    feature("tcp_repair", Group::Root, net::tcp_repair),
     feature("fdinfo_ext", Group::Basic, files::fdinfo_ext),
     feature("vmsplice", Group::Basic, files::vmsplice),
     feature("tty_ioctls", Group::Basic, files::tty_ioctls),
@@ -165,6 +169,7 @@ pub(crate) fn check(groups: Groups) -> i32 {
     for feature in FEATURES {
         let asked = match feature.group {
             Group::Basic => true,
+            Group::Root => !groups.unprivileged,
             Group::Extra => groups.extra,
             Group::Named => false,
         };
@@ -173,13 +178,13 @@ pub(crate) fn check(groups: Groups) -> i32 {
         }
         if let Err(why) = (feature.probe)() {
             log::warn!("{}: {why}", feature.name);
-            if worst != Group::Basic {
+            if !matches!(worst, Group::Basic | Group::Root) {
                 worst = feature.group;
             }
         }
     }
     match worst {
-        Group::Basic => {
+        Group::Basic | Group::Root => {
             log::warn!("Does not look good.");
             1
         }

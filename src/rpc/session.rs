@@ -272,7 +272,12 @@ impl Session {
     /// `criu check` of what every dump needs. Directories only matter for the log.
     fn check(&self, request: &CriuReq) -> Answer {
         let raw = self.prepare_loosely(Command::Check, request)?;
-        match check::check(check::Groups { extra: raw.check_extra, ..check::Groups::default() }) {
+        let groups = check::Groups {
+            extra: raw.check_extra,
+            unprivileged: raw.unprivileged,
+            ..check::Groups::default()
+        };
+        match check::check(groups) {
             0 => Ok(response(CriuReqType::Check, true)),
             _ => anyhow::bail!("the kernel lacks what every dump needs: see the log"),
         }

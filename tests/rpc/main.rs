@@ -158,6 +158,7 @@ tests! {
     ours a_single_pre_dump Alive;
     ours mutated_requests_are_answered_and_harm_nobody Alive;
     ours the_service_dumps_and_restores_a_callers_own Alive;
+    ours the_service_checks_for_anybody None;
     alike the_service_has_a_client_in_another_pid_namespace Alive;
     alike the_console_of_a_container None;
     alike standard_descriptors_of_an_engine None;

@@ -3,7 +3,7 @@
 
 use super::{failed, ok};
 use crate::client::{Client, Images, alive, bare, dir, pid, with};
-use images::proto::{CriuReqType, InheritFd};
+use images::proto::{CriuFeatures, CriuReq, CriuReqType, InheritFd};
 
 pub(crate) fn the_service_dumps_and_restores() {
     let images = Images::open();
@@ -48,6 +48,25 @@ pub(crate) fn the_service_does_what_its_caller_may() {
     assert!(alive(pid()));
     assert!(!dir().join("images/inventory.img").exists());
     ok(&Client::connect().ask(&bare(CriuReqType::Version)), CriuReqType::Version);
+}
+
+/// What the service may not try for this caller is not held against the machine.
+pub(crate) fn the_service_checks_for_anybody() {
+    let features = |client: &Client| {
+        let asked =
+            CriuFeatures { mem_track: Some(true), lazy_pages: Some(true), pidfd_store: Some(true) };
+        let response =
+            client.ask(&CriuReq { features: Some(asked), ..bare(CriuReqType::FeatureCheck) });
+        ok(&response, CriuReqType::FeatureCheck);
+        response.features.expect("features")
+    };
+    ok(&Client::connect().ask(&bare(CriuReqType::Check)), CriuReqType::Check);
+    let of_root = features(&Client::connect());
+    become_somebody();
+    ok(&Client::connect().ask(&bare(CriuReqType::Check)), CriuReqType::Check);
+    let mine = features(&Client::connect());
+    // Events of others' memory are for who may trace them all.
+    assert_eq!(CriuFeatures { lazy_pages: of_root.lazy_pages, ..mine }, of_root);
 }
 
 /// This process is only a client from here on.

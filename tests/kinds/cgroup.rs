@@ -188,6 +188,32 @@ fn groups_stay_as_they_are_when_ignored() {
     run.sandbox.kill_all();
 }
 
+/// `--cgroup-props` says what is worth saving of a controller's groups.
+#[test]
+fn only_properties_that_are_asked_for_are_saved() {
+    for by in [Some(Criu::ours()), Criu::stock()].into_iter().flatten() {
+        let Some(run) = Run::new(false, &[]) else { return };
+        let replace = "\"pids\":\n - \"strategy\": \"replace\"\n - \"properties\": []\n";
+        let file = run.sandbox.path("props.yaml");
+        fs::write(&file, replace).expect("props.yaml");
+        let saved = |n: usize, more: &[&str]| {
+            let images = run.sandbox.path(&format!("images{n}"));
+            fs::create_dir(&images).expect("images");
+            let args = [&["--leave-running", "--manage-cgroups=full"], more].concat();
+            dump(&run.sandbox, &by, &run.pid, &images, &args).expect(by.name);
+            let image = fs::read(images.join("cgroup.img")).expect("cgroup.img");
+            String::from_utf8_lossy(&image).contains("pids.max")
+        };
+        if !saved(0, &[]) {
+            return crate::support::skip("--cgroup-props", "no v1 hierarchy of pids here");
+        }
+        assert!(!saved(1, &["--cgroup-props", replace]), "{}", by.name);
+        let file = file.to_str().expect("utf-8");
+        assert!(!saved(2, &["--cgroup-props-file", file]), "{}", by.name);
+        run.finish();
+    }
+}
+
 #[test]
 fn groups_that_are_not_there_are_not_made_if_so_asked() {
     for mode in ["none", "props"] {

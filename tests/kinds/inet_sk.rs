@@ -20,3 +20,22 @@ fn netlink_and_raw_sockets_stay() {
 fn options_stay_that_criu_has_no_room_for() {
     Subject::new("sk_options").args(&["options"]).lost_by_stock("no room in its images").check();
 }
+
+const SKIP: [&str; 1] = ["--skip-in-flight"];
+const UP: &str = "ip link set lo up";
+
+#[test]
+fn connections_that_nobody_accepted_are_left_out_if_so_asked() {
+    Subject::new("backlog").flavour("host").prepare(UP).args(&["tcp"]).dump_args(&SKIP).check();
+}
+
+#[test]
+fn connections_that_nobody_accepted_are_refused() {
+    let why = "In-flight connections can be ignored with the --skip-in-flight option";
+    Subject::new("backlog")
+        .flavour("host")
+        .prepare(UP)
+        .args(&["tcp", "waits"])
+        .refused(why)
+        .check();
+}

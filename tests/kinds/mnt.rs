@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Mount namespaces.
 
-use crate::support::{Criu, LIMIT, Sandbox, Subject, dump, restore, subject};
+use crate::support::{Criu, LIMIT, Sandbox, Subject, directions, dump, restore, subject};
 
 /// Stock's tar keeps neither extended attributes nor fractions of seconds.
 const NO_XATTRS: &str = "its archives have no extended attributes";
@@ -164,4 +164,70 @@ fn a_restore_that_fails_leaves_no_mount() {
 fn a_file_linked_elsewhere_stays_one_in_a_user_namespace() {
     let args = ["--link-remap"];
     Subject::new("mnt_links").args(&["linked"]).flavour("uns").dump_args(&args).check();
+}
+
+/// A subject in a mount namespace, with what `prepare` mounts in there; dumped by one with
+/// `dump_args`, restored by the other with `restore_args`. What `ask` says in the restored tree.
+fn with_mounts(
+    (by, to): &(Criu, Criu),
+    prepare: &str,
+    (dump_args, restore_args): (&[&str], &[&str]),
+    ask: &str,
+) -> Result<String, String> {
+    let sandbox = Sandbox::new("bare");
+    let dir = sandbox.dir().to_str().expect("utf-8").to_owned();
+    sandbox.start_in("pid,mnt", &subject("bare"), &[&dir]);
+    let heard = sandbox.hear(&["ready", "bad", "skip"], LIMIT).expect("never got ready");
+    assert!(heard.starts_with("ready"), "{heard}");
+    let images = sandbox.path("images");
+    std::fs::create_dir(&images).expect("images");
+    let within =
+        |pid: &str, line: &str| sandbox.shell(&format!("nsenter -t {pid} -p -m bash -c '{line}'"));
+    let pid = sandbox.root_pid().expect("pid");
+    within(&pid, prepare);
+    if let Err(said) = dump(&sandbox, by, &pid, &images, dump_args) {
+        sandbox.finish();
+        return Err(said);
+    }
+    let root = sandbox.path("root");
+    let args = [&["--root", root.to_str().expect("utf-8")], restore_args].concat();
+    restore(&sandbox, to, &images, &args)?;
+    // Nobody else is here, and the root of the tree is its first.
+    let pid = sandbox.pids().first().expect("a tree").to_string();
+    let answer = within(&pid, ask);
+    sandbox.finish();
+    Ok(answer)
+}
+
+/// A mount that is left out, and what is mounted below it (where stock wants each one named).
+#[test]
+fn skipped_mounts_are_left_out() {
+    let prepare = "mount -t tmpfs left /opt; mount -t tmpfs kept /mnt; echo x >/mnt/x";
+    let below = format!("{prepare}; mkdir /opt/a; mount -t tmpfs below /opt/a");
+    let skip: &[&str] = &["--skip-mnt", "/opt"];
+    let ask = "cat /mnt/x; grep -c -e \" left \" -e \" below \" /proc/self/mountinfo || true";
+    for pair in directions(&Criu::ours(), Criu::stock().as_ref()) {
+        let prepare = if pair.0.name == "ours" { &below } else { prepare };
+        let said = with_mounts(&pair, prepare, (skip, &[]), ask);
+        let who = format!("{} -> {}", pair.0.name, pair.1.name);
+        assert_eq!(said.as_deref(), Ok("x\n0\n"), "{who}");
+    }
+}
+
+/// Kinds of file systems that nobody vouches for, but who asks for the dump.
+#[test]
+fn file_systems_of_other_kinds_are_enabled_by_name() {
+    let prepare = "mount -t hugetlbfs huge /opt";
+    let ask = "grep -c \" hugetlbfs huge \" /proc/self/mountinfo";
+    let ours = (Criu::ours(), Criu::ours());
+    let said = with_mounts(&ours, prepare, (&[], &[]), ask).expect_err("an unknown kind");
+    assert!(said.contains("/opt") && said.contains("--enable-fs hugetlbfs"), "{said}");
+    for pair in directions(&Criu::ours(), Criu::stock().as_ref()) {
+        let who = format!("{} -> {}", pair.0.name, pair.1.name);
+        for kinds in ["hugetlbfs", "all"] {
+            let enabled: &[&str] = &["--enable-fs", kinds];
+            let said = with_mounts(&pair, prepare, (enabled, enabled), ask);
+            assert_eq!(said.as_deref(), Ok("1\n"), "{kinds}: {who}");
+        }
+    }
 }

@@ -49,3 +49,18 @@ fn pending_connections_keep_what_was_written() {
 fn queued_datagrams_keep_their_senders() {
     Subject::new("sk_options").args(&["senders"]).lost_by_stock("no room in its images").check();
 }
+
+#[test]
+fn clients_outside_that_nobody_accepted_are_left_out_if_so_asked() {
+    Subject::new("backlog")
+        .flavour("host")
+        .args(&["unix"])
+        .dump_args(&["--skip-in-flight"])
+        .check();
+}
+
+#[test]
+fn clients_outside_that_nobody_accepted_are_refused() {
+    let why = "it can be ignored with the --skip-in-flight option";
+    Subject::new("backlog").flavour("host").args(&["unix", "waits"]).refused(why).check();
+}

@@ -212,7 +212,8 @@ fn check_way(
             }
             if m.root == b"/" {
                 return Err(format!(
-                    "FS mnt {point} dev {:#x} root {root} unsupported id {id} ({fs}); {help}",
+                    "FS mnt {point} dev {:#x} root {root} unsupported id {id} ({fs}); {help}, or, if \
+                     all of it comes back when it is mounted anew, --enable-fs {fs}",
                     m.dev
                 ));
             }

@@ -143,3 +143,10 @@ fn blocked_calls_go_on_where_they_were() {
 fn sleeps_and_polls_do_not_end_early() {
     Subject::new("syscalls").args(&["exact"]).lost_by_stock("they end with EINTR").check();
 }
+
+/// Each earlier stop leaves them as `restart_syscall`, which tells nobody what it goes on with.
+#[test]
+fn sleeps_and_polls_that_were_stopped_before_do_not_end_early() {
+    let subject = Subject::new("syscalls").args(&["exact"]).chain(3);
+    subject.lost_by_stock("they end with EINTR").check();
+}

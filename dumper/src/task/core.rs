@@ -163,22 +163,38 @@ fn number<T: std::str::FromStr>(pid: i32, name: &'static str) -> Result<Option<T
 
 /// A call that is on its way again after an earlier stop is only known as `restart_syscall`: the
 /// code in front of it tells which it was, where that is code as of the C library.
-fn restarted(tid: i32, rip: u64, nr: u64) -> u64 {
+fn restarted(tid: i32, regs: &sys::ptrace::Regs, nr: u64) -> u64 {
     let mut code = [0; 7];
     let is_again = nr == libc::SYS_restart_syscall as u64;
-    if is_again && sys::vm::read_exact(tid, rip.wrapping_sub(7), &mut code).is_ok() {
-        return call_of(&code).unwrap_or(nr);
+    if !is_again || sys::vm::read_exact(tid, regs.rip.wrapping_sub(7), &mut code).is_err() {
+        return nr;
     }
-    nr
+    let mut stack = [0; 128];
+    let stack = match sys::vm::read_exact(tid, regs.rsp, &mut stack) {
+        Ok(()) => stack.as_chunks().0.iter().map(|w| u64::from_ne_bytes(*w)).collect(),
+        Err(_) => Vec::new(),
+    };
+    call_of(&code, &stack).unwrap_or(nr)
 }
 
-/// The number in `mov $NR, %eax; syscall`, if it is of a call that can be on its way again.
-fn call_of(code: &[u8; 7]) -> Option<u64> {
-    let [0xb8, a, b, c, d, 0x0f, 0x05] = *code else { return None };
-    let nr = i64::from(u32::from_le_bytes([a, b, c, d]));
-    let restartable =
+/// The number of the call that `code` makes, if it is one that can be on its way again.
+fn call_of(code: &[u8; 7], stack: &[u64]) -> Option<u64> {
+    const RESTARTABLE: [i64; 4] =
         [libc::SYS_poll, libc::SYS_nanosleep, libc::SYS_futex, libc::SYS_clock_nanosleep];
-    restartable.contains(&nr).then_some(nr as u64)
+    let restartable = |nr: &u64| RESTARTABLE.contains(&nr.cast_signed());
+    match *code {
+        // mov $NR, %eax; syscall
+        [0xb8, a, b, c, d, 0x0f, 0x05] => Some(u32::from_le_bytes([a, b, c, d]).into()),
+        // mov AT(%rsp), %rax; syscall: glibc from 2.41 on, with one thread.
+        [0x48, 0x8b, 0x44, 0x24, at, 0x0f, 0x05] => stack.get(usize::from(at) / 8).copied(),
+        // mov %r11, 8(%rsp); syscall: the same with several. The number is in the caller's frame,
+        // behind what was kept for it and the way back.
+        [0x4c, 0x89, 0x5c, 0x24, 8, 0x0f, 0x05] => {
+            stack.iter().skip(3).find(|w| restartable(w)).copied()
+        }
+        _ => None,
+    }
+    .filter(restartable)
 }
 
 fn one_thread(
@@ -192,7 +208,7 @@ fn one_thread(
     let status = held.status.clone();
     let saved = held.saved()?;
     let info = x86::thread_info(saved, inside.clear_tid_addr)?;
-    let restart_call = Restart::lost_call(&saved.regs).map(|nr| restarted(tid, saved.regs.rip, nr));
+    let restart_call = Restart::lost_call(&saved.regs).map(|nr| restarted(tid, &saved.regs, nr));
     let (futex_rla, futex_rla_len) = kernel::robust_list(tid)?;
     let attr = kernel::sched_attr(tid)?;
     if attr.policy == SCHED_DEADLINE {
@@ -337,8 +353,18 @@ mod tests {
 
     #[test]
     fn the_code_tells_which_call_is_on_its_way_again() {
-        assert_eq!(call_of(&[0xb8, 0xe6, 0, 0, 0, 0x0f, 0x05]), Some(230));
-        assert_eq!(call_of(&[0xb8, 1, 0, 0, 0, 0x0f, 0x05]), None, "write(2) is not");
-        assert_eq!(call_of(&[0x90, 0x48, 0x89, 0xd0, 0x90, 0x0f, 0x05]), None);
+        let code = |bytes: [u8; 5]| {
+            let [a, b, c, d, e] = bytes;
+            [a, b, c, d, e, 0x0f, 0x05]
+        };
+        let stack = [1, 7, 0, 0x7fff_1234, 0x40_1000, 230, 35];
+        assert_eq!(call_of(&code([0xb8, 0xe6, 0, 0, 0]), &[]), Some(230));
+        assert_eq!(call_of(&code([0xb8, 1, 0, 0, 0]), &[]), None, "write(2) is not");
+        assert_eq!(call_of(&code([0x48, 0x89, 0xd0, 0x90, 0x90]), &stack), None);
+        assert_eq!(call_of(&code([0x48, 0x8b, 0x44, 0x24, 8]), &stack), Some(7));
+        assert_eq!(call_of(&code([0x48, 0x8b, 0x44, 0x24, 0]), &stack), None);
+        assert_eq!(call_of(&code([0x48, 0x8b, 0x44, 0x24, 0x80]), &stack), None);
+        assert_eq!(call_of(&code([0x4c, 0x89, 0x5c, 0x24, 8]), &stack), Some(230));
+        assert_eq!(call_of(&code([0x4c, 0x89, 0x5c, 0x24, 8]), &[]), None);
     }
 }

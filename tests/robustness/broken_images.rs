@@ -32,11 +32,12 @@ impl Checkpoint {
         Self { crowd, images, copy, names }
     }
 
-    /// Restores a copy in which `name` has this content (`None`: is missing).
+    /// Restores a copy in which `name` has this content (`None`: is missing). The manifest, which
+    /// would give away any other change, is there only if it is the one.
     pub(crate) fn with(&self, name: &str, content: Option<&[u8]>) -> Ended {
         _ = fs::remove_dir_all(&self.copy);
         fs::create_dir(&self.copy).expect("copy");
-        for other in self.names.iter().filter(|n| *n != name) {
+        for other in self.names.iter().filter(|n| *n != name && *n != "manifest.amber") {
             fs::hard_link(self.images.join(other), self.copy.join(other)).expect("link");
         }
         if let Some(content) = content {
@@ -80,9 +81,9 @@ impl Checkpoint {
 }
 
 /// Images that good checkpoints may lack: ours alone, or without an entry to hold. That there
-/// was data in a pipe is told by nothing else.
+/// was data in a pipe, or a descriptor in a table, is told by nothing else.
 fn may_be_missing(name: &str) -> bool {
-    let optional = ["task-", "manifest", "pipes-data", "fifo-data", "sk-queues"];
+    let optional = ["task-", "manifest", "pipes-data", "fifo-data", "sk-queues", "fdinfo"];
     optional.iter().any(|prefix| name.starts_with(prefix))
 }
 

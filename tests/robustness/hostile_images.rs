@@ -84,6 +84,30 @@ fn images_that_cannot_be_are_refused_in_words() {
         ("core-", "sched_policy", 0, 77),
         ("core-", "xstate_bv", 0, 1 << 40),
         ("ids-", "files_id", 0, 4_000_000),
+        ("pstree", "sid", 0, 0xffff_ffff),
+        ("core-", "fs_base", 0, 1 << 62),
+        ("core-", "gs", 0, 0x7fff_ff00),
+        ("core-", "mxcsr", 0, 0x7fff_ff00),
+        ("core-", "futex_rla_len", 0, 0x7fff_ff00),
+        ("core-", "sched_nice", 0, 0x7fff_ff00),
+        ("core-", "ss_flags", 0, 0x7fff_ff00),
+        ("core-", "uid", 0, 0xffff_ffff),
+        ("core-", "fsgid", 0, 0xffff_ffff),
+        ("core-", "secbits", 0, 0x7fff_ff00),
+        ("core-", "rseq_abi_pointer", 0, 0x7fff_ff00),
+        ("fs-", "umask", 0, 0x7fff_ff00),
+        ("files", "signum", 0, 0x7fff_ff00),
+        ("files", "state", 0, 0x7fff_ff00),
+        ("files", "so_snd_tmo_usec", 0, 0x7fff_ff00),
+        ("mm-", "mm_end_code", 0, 0xffff_ffff),
+        ("mm-", "mm_brk", 0, 1 << 62),
+        ("mm-", "pgoff", 0, 0x7fff_ff00),
+        ("mm-", "dumpable", 0, 0x7fff_ff00),
+        // MADV_REMOVE would cut holes into what is mapped.
+        ("mm-", "madv", 0, 1 << 9),
+        ("pipes-data", "pipe_id", 0, 4_000_000),
+        ("pipes-data", "size", 0, 0xffff_ffff),
+        ("fifo-data", "pipe_id", 0, 4_000_000),
     ];
     for (start, field, nth, value) in cases {
         let name = match start {
@@ -121,7 +145,7 @@ fn every_number_of_every_image() {
     }
     let checkpoint = Checkpoint::make("every-number");
     let mut kinds = std::collections::HashSet::new();
-    let data = ["pages-", "stats", "amber-manifest", "tmpfs-dev", "ghost-file"];
+    let data = ["pages-", "stats", "manifest", "tmpfs-dev", "ghost-file"];
     for name in checkpoint.names.iter().filter(|n| !data.iter().any(|d| n.starts_with(d))) {
         if !kinds.insert(name.split(['-', '.']).next()) {
             continue;

@@ -1,14 +1,14 @@
 //! `files.img` (or its old parts) and the images behind its entries.
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use prost::{Message, Name};
 
-use crate::checkpoint::Checkpoint;
 use crate::checkpoint::loader::{Loader, Options, invalid};
+use crate::checkpoint::{Checkpoint, range};
 use crate::proto::{
-    self, BpfmapDataEntry, EventpollTfdEntry, FanotifyMarkEntry, FdTypes, FileEntry, FownEntry,
+    self, BpfmapDataEntry, EventpollTfdEntry, FanotifyMarkEntry, FdTypes, FileEntry,
     GhostChunkEntry, GhostFileEntry, InotifyWdEntry, PipeDataEntry, RegFileEntry,
     RemapFilePathEntry, RemapType, SkPacketEntry, TcpStreamEntry, TtyInfoEntry, UnixSkEntry,
 };
@@ -465,6 +465,9 @@ pub(super) fn check(checkpoint: &Checkpoint, options: Options) -> Result<()> {
     }
     for task in &checkpoint.tasks {
         let Some(live) = &task.live else { continue };
+        if let Some(umask) = live.fs.umask.filter(|umask| *umask > 0o777) {
+            return invalid(Image::Fs(task.pid), format_args!("umask is {umask:#o}"));
+        }
         for (field, id) in [("cwd_id", live.fs.cwd_id), ("root_id", live.fs.root_id)] {
             if files.reg(id).is_none() {
                 let reason = format_args!("{field}: no regular file has id {id}");
@@ -472,10 +475,27 @@ pub(super) fn check(checkpoint: &Checkpoint, options: Options) -> Result<()> {
             }
         }
     }
+    let pipes = files.iter().filter_map(|f| f.pipe.as_ref()).map(|p| p.pipe_id).collect();
+    check_data(Image::PipesData, &checkpoint.pipe_data, &pipes)?;
+    let fifos = files.iter().filter_map(|f| f.fifo.as_ref()).map(|f| f.pipe_id).collect();
+    check_data(Image::FifoData, &checkpoint.fifo_data, &fifos)?;
     for data in &checkpoint.tty_data {
         if !checkpoint.tty_infos.contains_key(&data.tty_id) {
             let reason = format_args!("tty_id: no terminal has id {}", data.tty_id);
             return invalid(Image::TtyData, reason);
+        }
+    }
+    Ok(())
+}
+
+/// Contents belong to a pipe, and its buffer can be made.
+fn check_data(image: Image, all: &BTreeMap<u32, PipeData>, pipes: &HashSet<u32>) -> Result<()> {
+    for (id, PipeData { entry, .. }) in all {
+        if !pipes.contains(id) {
+            return invalid(image, format_args!("pipe_id: no file has id {id}"));
+        }
+        if let Some(size) = entry.size.filter(|size| i32::try_from(*size).is_err()) {
+            return invalid(image, format_args!("pipe_id {id}: size is {size:#x}"));
         }
     }
     Ok(())
@@ -530,17 +550,5 @@ fn check_one(
             }
         }
     }
-    check_owner(file)
-}
-
-fn check_owner(file: &FileEntry) -> Result<(), String> {
-    let owners: [Option<&FownEntry>; 3] = [
-        file.reg.as_ref().map(|f| &f.fown),
-        file.pipe.as_ref().map(|f| &f.fown),
-        file.usk.as_ref().map(|f| &f.fown),
-    ];
-    match owners.into_iter().flatten().find(|o| o.pid != 0 && o.pid_type > 2) {
-        Some(owner) => Err(format!("fown.pid_type {} is not known", owner.pid_type)),
-        None => Ok(()),
-    }
+    range::file(file)
 }

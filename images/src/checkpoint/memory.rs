@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use crate::checkpoint::loader::{Loader, invalid};
-use crate::checkpoint::{Checkpoint, Namespaces, Task};
+use crate::checkpoint::{Checkpoint, Namespaces, Task, range};
 use crate::pages::{PAGE_SIZE, PageSet, PageSource};
 use crate::proto::{FdTypes, MemfdInodeEntry, MmEntry, VmaEntry};
 use crate::{Error, Image, Result};
@@ -84,6 +84,7 @@ pub(super) fn mm(loader: &Loader, pid: u32) -> Result<MmEntry> {
     }
     check_order(image, &mm.vmas)?;
     check_guards(image, &mm.vmas)?;
+    range::mm(&mm).or_else(|reason| invalid(image, reason))?;
     Ok(mm)
 }
 
@@ -230,7 +231,21 @@ fn check_task(checkpoint: &Checkpoint, sysv: &HashSet<u64>, task: &Task) -> Resu
             return invalid(image, format_args!("aios: no ring is mapped at {:#x}", ring.id));
         }
     }
-    check_pages(task.pid, &live.mm.vmas, &live.pages)
+    check_pages(task.pid, &live.mm.vmas, &live.pages)?;
+    for thread in &task.threads {
+        let rseq = thread.thread_core().rseq_entry.map_or(0, |r| r.rseq_abi_pointer);
+        if rseq != 0 && !is_mapped(&live.mm.vmas, rseq) {
+            let reason = format_args!("thread_core.rseq_entry: nothing is mapped at {rseq:#x}");
+            return invalid(Image::Core(thread.tid), reason);
+        }
+    }
+    Ok(())
+}
+
+fn is_mapped(vmas: &[VmaEntry], address: u64) -> bool {
+    let mappings = &vmas[..vmas.partition_point(|v| !is_guard(v))];
+    let vma = mappings.get(mappings.partition_point(|v| v.end <= address));
+    vma.is_some_and(|v| v.start <= address)
 }
 
 fn check_vma(checkpoint: &Checkpoint, sysv: &HashSet<u64>, vma: &VmaEntry) -> Result<(), String> {

@@ -19,6 +19,7 @@ mod loader;
 mod memory;
 pub mod net;
 mod ns;
+mod range;
 mod seccomp;
 mod task;
 

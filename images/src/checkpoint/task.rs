@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::checkpoint::loader::{Loader, invalid};
-use crate::checkpoint::memory;
+use crate::checkpoint::{memory, range};
 use crate::pages::PageSource;
 use crate::proto::core_entry::March;
 use crate::proto::{
@@ -116,7 +116,12 @@ pub(super) fn tree(loader: &Loader, root_ids: &TaskKobjIdsEntry) -> Result<Fores
     let mut by_pid = HashMap::new();
     let mut tids = HashMap::new();
     while let Some(entry) = reader.read_opt::<PstreeEntry>()? {
-        let PstreeEntry { pid, ppid, ref threads, .. } = entry;
+        let PstreeEntry { pid, ppid, pgid, sid, ref threads } = entry;
+        for (field, number) in [("pgid", pgid), ("sid", sid)] {
+            if number > PID_MAX {
+                return Err(reader.invalid(format_args!("pid {pid}: {field} {number} is no pid")));
+            }
+        }
         let parent = match (tasks.is_empty(), by_pid.get(&ppid)) {
             (true, _) if ppid == 0 => None,
             (true, _) => {
@@ -148,7 +153,6 @@ pub(super) fn tree(loader: &Loader, root_ids: &TaskKobjIdsEntry) -> Result<Fores
         }
         by_pid.insert(pid, tasks.len());
         let (threads, ids, live) = images_of(loader, core, state, threads)?;
-        let PstreeEntry { pgid, sid, .. } = entry;
         tasks.push(Task { pid, ppid, pgid, sid, state, threads, ids, parent, live });
     }
     let Some(root) = tasks.first() else {
@@ -334,7 +338,8 @@ fn check_thread(thread: &Thread) -> Result<()> {
             return invalid(image, format_args!("creds.{name} has {} words, not 2", words.len()));
         }
     }
-    check_registers(image, core)
+    check_registers(image, core)?;
+    range::thread(core).or_else(|reason| invalid(image, reason))
 }
 
 fn check_registers(image: Image, core: &CoreEntry) -> Result<()> {

@@ -33,6 +33,7 @@ mod signalfd;
 mod task;
 mod tcp_stream;
 mod timerfd;
+mod told;
 mod tty;
 mod tun;
 mod unix_sk;

@@ -166,6 +166,8 @@ pub mod word {
     pub const FAULT_TID: usize = 4;
     /// Length of the text, for [`super::Fault::Text`].
     pub const FAULT_LEN: usize = 5;
+    /// Pages that were filled so far.
+    pub const FILLED: usize = 6;
     /// Where the failed [`crate::Step`] is copied to (20 words), or the text.
     pub const FAULT_DATA: usize = 16;
     /// First of the words which the host uses between its own processes.

@@ -1,6 +1,6 @@
 //! Filling memory from pages images.
 
-use crate::shared::wait_while;
+use crate::shared::{Shared, wait_while};
 use crate::thread::{alive, helper};
 use crate::{EINTR, EIO, call, nr};
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -16,9 +16,10 @@ struct Iovec {
 }
 
 const IOV_MAX: u64 = 1024;
+const PAGE: u64 = 4096;
 
 /// Reads `count` iovecs at `iov` full, from `offset` of `fd` on. Uses the iovecs up.
-pub(crate) fn read(fd: u64, iov: u64, count: u64, offset: u64) -> isize {
+pub(crate) fn read(shared: Shared, fd: u64, iov: u64, count: u64, offset: u64) -> isize {
     let mut at = iov as *mut Iovec;
     let end = at.wrapping_add(count as usize);
     let mut offset = offset;
@@ -36,6 +37,7 @@ pub(crate) fn read(fd: u64, iov: u64, count: u64, offset: u64) -> isize {
             return -EIO;
         }
         offset += ret as u64;
+        shared.filled((ret as u64 / PAGE) as u32);
         let mut got = ret as u64;
         while got > 0 && at < end {
             // SAFETY: `at` is within the host's array.
@@ -129,7 +131,7 @@ fn populate(at: u64, len: u64) {
 }
 
 /// Takes pieces of the step's list until there are none.
-fn work(step: &Step) -> isize {
+fn work(shared: Shared, step: &Step) -> isize {
     let a = step.args;
     // SAFETY: the host gave the address of an aligned word in the arena.
     let next = unsafe { &*(a[2] as *const AtomicU32) };
@@ -144,7 +146,7 @@ fn work(step: &Step) -> isize {
         if f.fresh != fresh::FAULT {
             prepare(&f, &mut ways);
         }
-        let ret = read(f.fd, f.iov, f.count, f.offset);
+        let ret = read(shared, f.fd, f.iov, f.count, f.offset);
         if ret < 0 {
             return ret;
         }
@@ -152,7 +154,7 @@ fn work(step: &Step) -> isize {
 }
 
 /// Fills all pieces with the helpers' aid and waits until the helpers are gone.
-pub(crate) fn parallel(step: &Step) -> isize {
+pub(crate) fn parallel(shared: Shared, step: &Step) -> isize {
     let a = step.args;
     let each = |i: u64| {
         let addr = a[3] + i * size_of::<Thread>() as u64;
@@ -164,13 +166,14 @@ pub(crate) fn parallel(step: &Step) -> isize {
         let t = each(made);
         t.job = &raw const *step as u64;
         t.alive = 1;
+        t.shared = shared.addr();
         // Fewer helpers only take longer.
         if helper(t) < 0 {
             break;
         }
         made += 1;
     }
-    let mut ret = work(step);
+    let mut ret = work(shared, step);
     for i in 0..made {
         let t = each(i);
         wait_while(alive(t), 1);
@@ -188,7 +191,7 @@ pub(crate) fn parallel(step: &Step) -> isize {
 pub(crate) fn help(thread: &Thread) {
     // SAFETY: `parallel` put the address of its step there, which outlives the helpers.
     let step = unsafe { &*(thread.job as *const Step) };
-    let ret = work(step);
+    let ret = work(Shared::new(thread.shared), step);
     let failed = (&raw const thread.failed).cast::<AtomicU32>();
     // SAFETY: an aligned word of this thread's own descriptor.
     unsafe { &*failed }.store((-ret) as u32, Ordering::Release);

@@ -108,8 +108,8 @@ fn perform(cx: &Context, step: &Step) -> isize {
             cx.shared.sleep()
         }
         Some(Op::End) => cx.shared.sleep(),
-        Some(Op::ReadPages) => fill::read(a[0], a[1], a[2], a[3]),
-        Some(Op::ParallelFill) => fill::parallel(step),
+        Some(Op::ReadPages) => fill::read(cx.shared, a[0], a[1], a[2], a[3]),
+        Some(Op::ParallelFill) => fill::parallel(cx.shared, step),
         Some(Op::Threads) => thread::create_all(cx, a[0], a[1]),
         Some(Op::DrainSignals) => drain(),
         Some(Op::TimerById) => timer_by_id(a[0], a[1], a[2]),

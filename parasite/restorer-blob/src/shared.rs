@@ -17,11 +17,20 @@ impl Shared {
         Self(addr)
     }
 
+    pub(crate) fn addr(self) -> u64 {
+        self.0
+    }
+
     fn word(&self, index: usize) -> &AtomicU32 {
         let addr = self.0 + 4 * index as u64;
         // SAFETY: the host maps the page (several KiB, aligned) into the arena, and all sides
         // use atomics on it.
         unsafe { &*(addr as *const AtomicU32) }
+    }
+
+    /// So many more pages are filled.
+    pub(crate) fn filled(&self, pages: u32) {
+        self.word(word::FILLED).fetch_add(pages, Ordering::Relaxed);
     }
 
     /// One less to wait for; the last one wakes the coordinator.

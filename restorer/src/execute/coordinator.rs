@@ -3,6 +3,7 @@
 use crate::execute::cgroup::Groups;
 use crate::execute::guard::Front;
 use crate::execute::premap::Pieces;
+use crate::execute::progress::Memory;
 use crate::execute::stage::{Board, COMPARED, Failure, KEPT, describe};
 use crate::execute::{fill, finish, fork, guard, scripts, task};
 use crate::facts::{Facts, Range, map_line};
@@ -71,7 +72,7 @@ fn fork_root(
     let pid = plan.tree.processes[0].pid;
     let ns = &plan.ns;
     let flags = libc::CLONE_PARENT as u64;
-    let files = Files::new(&plan.files, request, &plan.cp.chain)?;
+    let files = Files::new(&plan.files, request, &plan.cp.chain, board.filled())?;
     let coordinator = sys::fd::pidfd_open(coordinator, 0)?;
     let least = files.least();
     let outside = match &ns.mnt {
@@ -232,20 +233,15 @@ impl Tree<'_> {
             lock.pass_rules(&plan.files, self.request)?;
             hook(hooks, Action::PostSetupNamespaces, Some(self.root))?;
         }
-        self.stage(board, Stage::Forking, plan.tree.processes.len())?;
+        let mut memory = Memory::new(plan, board, hooks.progress());
+        self.watched_stage(Stage::Forking, plan.tree.processes.len(), &mut memory)?;
         let forking_time = micros(forking);
         groups.place_processes(plan, &self.pids)?;
 
         self.leaders = true;
         finish::seize_leaders(plan, &self.pids)?;
         let threads = plan.live().map(|(_, task, _)| task.threads.len()).sum();
-        if plan.spaces.values().any(|s| s.from_outside) {
-            self.stage(board, Stage::Restore, plan.live().count())?;
-            fill::fill(plan, &self.pids)?;
-            self.stage(board, Stage::RestoreMemory, threads)?;
-        } else {
-            self.stage(board, Stage::Restore, threads)?;
-        }
+        self.memory(threads, &mut memory)?;
         groups.place_threads(plan, &self.pids)?;
         let pid_of = |vpid: i32| self.pids.real(vpid.cast_unsigned()).unwrap_or(-1);
         let flying = files::tcp_stream::flying(&plan.files, &pid_of)?;
@@ -325,12 +321,47 @@ impl Tree<'_> {
         Ok(())
     }
 
+    /// Has all memory filled, by the tasks or for them.
+    fn memory(&self, threads: usize, memory: &mut Memory<'_>) -> Result<(), Error> {
+        let plan = self.plan;
+        if plan.spaces.values().any(|s| s.from_outside) {
+            self.watched_stage(Stage::Restore, plan.live().count(), memory)?;
+            fill::fill(plan, &self.pids, self.board.filled(), memory)?;
+            self.stage(self.board, Stage::RestoreMemory, threads)?;
+        } else {
+            self.watched_stage(Stage::Restore, threads, memory)?;
+        }
+        memory.end();
+        Ok(())
+    }
+
     /// Opens a stage and waits for all reports of it.
     fn stage(&self, board: &Board, stage: Stage, count: usize) -> Result<(), Error> {
+        self.watch(board, stage, count, &mut || ())
+    }
+
+    /// The same, in which memory is filled.
+    fn watched_stage(
+        &self,
+        stage: Stage,
+        count: usize,
+        memory: &mut Memory<'_>,
+    ) -> Result<(), Error> {
+        self.watch(self.board, stage, count, &mut || memory.look())
+    }
+
+    fn watch(
+        &self,
+        board: &Board,
+        stage: Stage,
+        count: usize,
+        look: &mut dyn FnMut(),
+    ) -> Result<(), Error> {
         log::debug!("stage {stage:?}: {count} to report");
         board.open(stage, count);
         loop {
             let done = count == 0 || board.wait_reports(PATROL);
+            look();
             if let Some(failure) = board.failure() {
                 return Err(reported(failure));
             }

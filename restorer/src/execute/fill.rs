@@ -2,12 +2,13 @@
 //! frames of all tasks, by several threads, each decompressing into the cache of its processor.
 
 use crate::Error;
+use crate::execute::progress::Memory;
 use crate::mm::fill::contents;
 use crate::ns::pid::Pids;
 use crate::plan::Plan;
-use images::pages::{Decoder, Frames, PagesFile};
+use images::pages::{Decoder, Frames, PAGE_SIZE, PagesFile};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Parts that go into one call.
@@ -26,12 +27,17 @@ struct Job<'a> {
 /// Address, first byte in the frame, length.
 type Part = (u64, usize, usize);
 
-/// Fills the memory of all tasks.
-pub(super) fn fill(plan: &Plan<'_>, pids: &Pids) -> Result<(), Error> {
+/// Fills the memory of all tasks, and tells how far it is.
+pub(super) fn fill(
+    plan: &Plan<'_>,
+    pids: &Pids,
+    filled: &AtomicU32,
+    memory: &mut Memory<'_>,
+) -> Result<(), Error> {
     let jobs = jobs(plan, pids)?;
     let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
     let error = Mutex::new(None);
-    let work = || {
+    let work = |look: &mut dyn FnMut()| {
         let (mut decoder, mut buf) = (Decoder::default(), Vec::new());
         while !failed.load(Ordering::Relaxed) {
             let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
@@ -40,14 +46,17 @@ pub(super) fn fill(plan: &Plan<'_>, pids: &Pids) -> Result<(), Error> {
                 let mut slot = error.lock().unwrap_or_else(PoisonError::into_inner);
                 slot.get_or_insert(e.of_task(job.vpid));
             }
+            let bytes: u64 = job.parts.iter().map(|(_, _, len)| *len as u64).sum();
+            filled.fetch_add((bytes / PAGE_SIZE) as u32, Ordering::Relaxed);
+            look();
         }
     };
     // Everything is forked: there may be threads, as long as none is left.
     std::thread::scope(|scope| {
         for _ in 0..plan.helpers.min(jobs.len() as u64) {
-            let _ = std::thread::Builder::new().spawn_scoped(scope, work);
+            let _ = std::thread::Builder::new().spawn_scoped(scope, || work(&mut || ()));
         }
-        work();
+        work(&mut || memory.look());
     });
     error.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }

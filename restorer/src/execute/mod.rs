@@ -14,6 +14,7 @@ mod finish;
 mod fork;
 mod guard;
 mod premap;
+mod progress;
 mod scripts;
 mod stage;
 mod task;

@@ -6,6 +6,7 @@ use crate::plan::cow::Premap;
 use images::checkpoint::Live;
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU32, Ordering};
 use sys::arena::Piece;
 
 const PAGE: usize = 4096;
@@ -22,12 +23,14 @@ pub(crate) struct Counts {
     pub(crate) kept: u32,
 }
 
-/// Brings all pieces of a task to its contents: fills new ones, corrects inherited ones.
+/// Brings all pieces of a task to its contents: fills new ones, corrects inherited ones;
+/// counts pages in `filled`.
 pub(crate) fn fill(
     premaps: &[Premap],
     live: &Live,
     files: &mut Files<'_>,
     pieces: &mut Pieces,
+    filled: &AtomicU32,
 ) -> Result<Counts, Error> {
     let mut counts = Counts::default();
     let mut buf = vec![0; BATCH];
@@ -62,6 +65,7 @@ pub(crate) fn fill(
             } else {
                 live.pages.read(segment, &mut piece.bytes()[at..at + len])?;
             }
+            filled.fetch_add((len / PAGE) as u32, Ordering::Relaxed);
         }
         if inherited && done < p.end {
             piece.drop_pages((done - p.start) as usize, (p.end - done) as usize)?;

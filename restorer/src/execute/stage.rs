@@ -2,7 +2,7 @@
 
 use parasite_abi::Step;
 use parasite_abi::restore::{Fault, Stage, What, word};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use sys::shared::{SharedPage, futex_wait, futex_wake};
 
@@ -99,6 +99,11 @@ impl Board {
     /// Coordinator: the number that was told.
     pub(crate) fn told(&self, which: usize) -> Option<u32> {
         self.page.words().get(TOLD + which).map(|w| w.load(Ordering::Relaxed))
+    }
+
+    /// Pages that the tasks have filled, of 4 KiB; wraps.
+    pub(crate) fn filled(&self) -> &AtomicU32 {
+        &self.page.words()[word::FILLED]
     }
 
     /// Task: sleeps until `stage` is open, or for `time`; true when it is open.

@@ -259,7 +259,8 @@ fn live(cx: &mut Context<'_>, process: &Process, task: &Task) -> Result<Infallib
         NsPlan::join(task, &cx.plan.cp.tasks[parent], &cx.made)?;
         cx.files.set_own_net(task.ids.as_ref().map_or(0, |ids| NsKind::Net.id(ids)));
     }
-    let counts = premap::fill(&space.premaps, live, &mut cx.files, &mut cx.premaps)?;
+    let counts =
+        premap::fill(&space.premaps, live, &mut cx.files, &mut cx.premaps, cx.board.filled())?;
     cx.board.count(COMPARED, counts.compared);
     cx.board.count(KEPT, counts.kept);
     family(cx, process)?;

@@ -8,6 +8,7 @@ use images::proto::{MemfdFileEntry, MemfdInodeEntry};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
 
 /// Just this seal: the file was made without `MFD_ALLOW_SEALING`.
 const F_SEAL_SEAL: u32 = 1;
@@ -128,7 +129,10 @@ impl Files<'_> {
             return Err(Error::Refused(format!("there is no pagemap-shmem-{shmid}.img")));
         };
         if huge {
-            return fill_mapped(fd, &source, size);
+            fill_mapped(fd, &source, size)?;
+            let bytes: u64 = source.segments().iter().map(|s| s.end() - s.vaddr).sum();
+            self.filled.fetch_add((bytes / PAGE_SIZE) as u32, Ordering::Relaxed);
+            return Ok(());
         }
         let file = File::from(fd.try_clone().map_err(|e| failed_io("dup", &e))?);
         let mut buffer = vec![0u8; CHUNK as usize];
@@ -145,6 +149,7 @@ impl Files<'_> {
                 file.write_all_at(&buffer[..inside], at)
                     .map_err(|e| failed_io(format_args!("pwrite({inside}, {at:#x})"), &e))?;
                 at += len;
+                self.filled.fetch_add((len / PAGE_SIZE) as u32, Ordering::Relaxed);
             }
         }
         Ok(())

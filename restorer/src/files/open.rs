@@ -16,6 +16,7 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
+use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 /// Status flags that are set on descriptors which were not opened by a path.
@@ -32,6 +33,8 @@ pub struct Files<'a> {
     pub(super) set: &'a FileSet,
     pub(super) request: &'a Request,
     pub(super) chain: &'a Chain,
+    /// Pages of memory that were filled, of 4 KiB.
+    pub(super) filled: &'a AtomicU32,
     /// `/proc` of the coordinator: `self` in it is whoever looks.
     pub(super) proc: OwnedFd,
     /// The coordinator's number there.
@@ -63,8 +66,14 @@ pub struct Files<'a> {
 pub(super) type Opened = HashMap<u32, OwnedFd>;
 
 impl<'a> Files<'a> {
-    /// Prepares; in the coordinator, before there are namespaces.
-    pub fn new(plan: &'a FilesPlan, request: &'a Request, chain: &'a Chain) -> Result<Self> {
+    /// Prepares; in the coordinator, before there are namespaces. Pages of shared memory are counted
+    /// in `filled`.
+    pub fn new(
+        plan: &'a FilesPlan,
+        request: &'a Request,
+        chain: &'a Chain,
+        filled: &'a AtomicU32,
+    ) -> Result<Self> {
         let flags = nix::fcntl::OFlag::O_PATH
             | nix::fcntl::OFlag::O_DIRECTORY
             | nix::fcntl::OFlag::O_CLOEXEC;
@@ -75,6 +84,7 @@ impl<'a> Files<'a> {
             set: &plan.set,
             request,
             chain,
+            filled,
             proc,
             coordinator: std::process::id(),
             root: None,

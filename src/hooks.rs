@@ -113,6 +113,10 @@ impl restorer::Hooks for Hooks<'_> {
         self.client.map_or(Ok(()), |client| client.give_pts_master(master))
     }
 
+    fn in_task(&self) -> fn(u32) {
+        crate::log::in_task
+    }
+
     fn leads(&mut self) {
         crate::log::name_children();
     }

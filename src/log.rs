@@ -4,15 +4,19 @@
 //! it is. From then on every line is one write(2) on an `O_APPEND` descriptor and nothing is
 //! locked, so that forked children log through their copy of this without asking anybody.
 
+use std::ffi::OsString;
 use std::fmt::{self, Write as _};
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicI32, AtomicU8, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock, RwLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime};
+
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
@@ -36,7 +40,8 @@ struct Logger {
     /// Only written when the log is opened, which happens while there is one thread: the
     /// readers of a forked child never wait.
     target: RwLock<Option<&'static Target>>,
-    start: OnceLock<Instant>,
+    /// Not by the monotonic clock, which is another in a task with a time namespace.
+    start: OnceLock<SystemTime>,
     /// The only process whose lines carry no pid; 0 while none do.
     main_pid: AtomicI32,
     early: Mutex<Vec<Early>>,
@@ -69,7 +74,7 @@ static LOGGER: Logger = Logger {
 
 /// Starts keeping what is logged. The clock of the log starts here.
 pub(crate) fn start() {
-    LOGGER.start.get_or_init(Instant::now);
+    LOGGER.start.get_or_init(SystemTime::now);
     if log::set_logger(&LOGGER).is_ok() {
         log::set_max_level(LevelFilter::Trace);
     }
@@ -104,13 +109,19 @@ pub(crate) fn open(path: Option<&Path>) -> io::Result<()> {
                 .as_fd(),
         )?,
     };
+    replace(fd)?;
+    flush_early();
+    Ok(())
+}
+
+/// Lines go to `fd` from now on.
+fn replace(fd: OwnedFd) -> io::Result<()> {
     let file = identity(&fd)?;
     // Stays for ever, as lines may be on their way to it; there is one for each RPC request.
     let target: &'static Target = Box::leak(Box::new(Target { fd, file }));
     if let Ok(mut place) = LOGGER.target.write() {
         *place = Some(target);
     }
-    flush_early();
     Ok(())
 }
 
@@ -127,6 +138,40 @@ pub(crate) fn close() {
 /// The log's descriptor, once it is open.
 pub(crate) fn fd() -> Option<RawFd> {
     target().map(|t| t.fd.as_raw_fd())
+}
+
+/// Where the tasks of a restore have logs of their own.
+struct PerTask {
+    dir: OwnedFd,
+    /// Of the log itself; each task's has the task's number behind it.
+    name: OsString,
+}
+
+static PER_TASK: OnceLock<PerTask> = OnceLock::new();
+
+/// From now on each task of a restore logs to `PATH.PID` (`--log-pid`).
+pub(crate) fn per_task(path: &Path) -> io::Result<()> {
+    let Some(name) = path.file_name().map(OsString::from) else { return Ok(()) };
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let dir = File::open(dir.unwrap_or_else(|| Path::new(".")))?;
+    let _ = PER_TASK.set(PerTask { dir: high(dir.as_fd())?, name });
+    Ok(())
+}
+
+/// This process has just been forked to become a task with this number in the images.
+pub(crate) fn in_task(pid: u32) {
+    let Some(PerTask { dir, name }) = PER_TASK.get() else { return };
+    let mut file = name.clone();
+    file.push(format!(".{pid}"));
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_APPEND;
+    let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+    let opened = openat(dir, file.as_os_str(), flags | OFlag::O_CLOEXEC, mode);
+    match opened.map_err(io::Error::from).and_then(|fd| replace(high(fd.as_fd())?)) {
+        // It needs no pid in its lines.
+        Ok(()) => LOGGER.main_pid.store(0, Relaxed),
+        // As in a user namespace that has no right to the directory. No reason to fail.
+        Err(e) => log::warn!("{}: {e}: task {pid} logs here", file.display()),
+    }
 }
 
 /// Makes the log standard output and standard error, for a program that is executed next.
@@ -196,7 +241,7 @@ impl Log for Logger {
         if record.level() == Level::Error {
             self.keep_first_error(record.args());
         }
-        let at = self.start.get().map(Instant::elapsed).unwrap_or_default();
+        let at = self.start.get().and_then(|start| start.elapsed().ok()).unwrap_or_default();
         if target().is_none()
             && let Ok(mut early) = self.early.lock()
         {
@@ -220,10 +265,15 @@ impl Logger {
         let line = line(verbosity, at, pid, text);
         // A log that cannot be written to is no reason to fail.
         let _ = match target() {
-            Some(t) if pid.is_some() && identity(&t.fd).ok() != Some(t.file) => return,
+            Some(t) if self.may_be_another(pid) && identity(&t.fd).ok() != Some(t.file) => return,
             Some(t) => nix::unistd::write(&t.fd, line.as_bytes()),
             None => nix::unistd::write(io::stderr(), line.as_bytes()),
         };
+    }
+
+    /// In a task, whose own files may have come to the log's number.
+    fn may_be_another(&self, pid: Option<i32>) -> bool {
+        pid.is_some() || PER_TASK.get().is_some()
     }
 
     fn keep_first_error(&self, text: &fmt::Arguments<'_>) {

@@ -89,12 +89,7 @@ const NOT_BUILT: &[(&[Command], &[Lacking])] = {
     &[
         (
             &[Dump, PreDump, Restore],
-            &[
-                ("--lazy-pages", |r| r.lazy_pages),
-                ("--stream", |r| r.stream),
-                ("--tls", |r| r.tls),
-                ("--log-pid", |r| r.log_pid),
-            ],
+            &[("--lazy-pages", |r| r.lazy_pages), ("--stream", |r| r.stream), ("--tls", |r| r.tls)],
         ),
         (
             &[PageServer],

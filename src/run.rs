@@ -182,6 +182,9 @@ fn restore(raw: &Raw, place: &Place, client: Option<&Client>) -> anyhow::Result<
     let scripts = Scripts::new(&raw.action_scripts, &place.images);
     let mut hooks = Hooks::for_restore(scripts, client, raw.pidfile.clone());
     crate::log::name_children();
+    if let Some(path) = raw.log_file.as_ref().filter(|_| raw.log_pid) {
+        crate::log::per_task(path)?;
+    }
     let result = restorer::restore(&request, &mut hooks);
     drop(hooks);
     let restored = match result {

@@ -69,6 +69,12 @@ pub trait Hooks {
     /// This process leads the restore from now on: a fork of the one that asked for it.
     fn leads(&mut self) {}
 
+    /// What a process that was forked to become a task does first, with the task's number in the
+    /// images. Asked once, before there are any.
+    fn in_task(&self) -> fn(u32) {
+        |_| ()
+    }
+
     /// Who wants to know how much memory is restored. Asked once, before it is.
     fn progress(&self) -> &dyn Progress {
         &NoHooks

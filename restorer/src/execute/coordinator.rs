@@ -48,6 +48,7 @@ pub(crate) fn run(request: &Request, hooks: &mut dyn Hooks) -> Result<Restored, 
     hook(hooks, Action::PreRestore, None)?;
 
     let board = Board::new()?;
+    let born = hooks.in_task();
     let wanted: BTreeSet<i32> = pids::wanted(&cp, &plan.tree).map(|p| p.cast_signed()).collect();
     guard::run(
         |pid| wanted.contains(&pid),
@@ -57,7 +58,7 @@ pub(crate) fn run(request: &Request, hooks: &mut dyn Hooks) -> Result<Restored, 
         },
         |worker| {
             let _quiet = Quiet::enter()?;
-            fork_root(&plan, request, &board, worker)
+            fork_root(&plan, request, &board, (worker, born))
         },
     )
 }
@@ -67,7 +68,7 @@ fn fork_root(
     plan: &Plan<'_>,
     request: &Request,
     board: &Board,
-    coordinator: i32,
+    (coordinator, born): (i32, fn(u32)),
 ) -> Result<i32, Error> {
     let pid = plan.tree.processes[0].pid;
     let ns = &plan.ns;
@@ -82,6 +83,7 @@ fn fork_root(
     let mut context = task::Context {
         plan,
         board,
+        born,
         coordinator: sys::fd::dup_above(coordinator.as_fd(), least)?,
         made: Made::new(least),
         outside,
@@ -107,7 +109,8 @@ fn lead(
     let lock = files::net_lock::Lock::new(plan.cp, &plan.files, request, plan.ns.has_net(plan.cp))?;
     let saved = Saved::enter()?;
     let pids = Pids::default();
-    let mut tree = Tree { plan, request, board, front, root: 0, pids, leaders: false };
+    let born = hooks.in_task();
+    let mut tree = Tree { plan, request, board, front, root: 0, born, pids, leaders: false };
     let groups = Groups::make(plan, request.cgroup_yard.as_deref());
     let result = groups.and_then(|groups| {
         let result = tree.restore(hooks, &groups, lock, begun);
@@ -201,6 +204,8 @@ struct Tree<'a> {
     front: &'a Front,
     /// Pid of the root task, 0 before it exists.
     root: i32,
+    /// What tasks do first.
+    born: fn(u32),
     /// Numbers of the others.
     pids: Pids,
     /// Whether the leaders of live tasks are traced.
@@ -311,7 +316,7 @@ impl Tree<'_> {
             self.front.fork_root()?
         } else {
             let own = std::process::id().cast_signed();
-            fork_root(self.plan, self.request, self.board, own)?
+            fork_root(self.plan, self.request, self.board, (own, self.born))?
         };
         self.pids = Pids::new(self.root, ns.pid.is_some())?;
         ptrace::seize(self.root, finish::options(self.plan))?;

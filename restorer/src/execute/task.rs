@@ -32,6 +32,8 @@ use sys::arena::exit_now;
 pub(crate) struct Context<'a> {
     pub(crate) plan: &'a Plan<'a>,
     pub(crate) board: &'a Board,
+    /// What each of them does first.
+    pub(crate) born: fn(u32),
     /// The coordinator, as a pidfd: its number may mean nothing to us.
     pub(crate) coordinator: OwnedFd,
     /// Namespaces that were made for tasks other than the root.
@@ -48,6 +50,7 @@ pub(crate) struct Context<'a> {
 /// The root task's life.
 pub(crate) fn root(cx: &mut Context<'_>) -> ! {
     let pid = cx.plan.tree.processes[0].pid;
+    (cx.born)(pid);
     if let Err(e) = prepare_root(cx) {
         fail(cx, pid, &e);
     }
@@ -112,6 +115,12 @@ fn ended(pidfd: &OwnedFd) -> bool {
 /// Life of any other process, and of the root once it is prepared.
 fn run(cx: &mut Context<'_>, index: usize) -> ! {
     let process = &cx.plan.tree.processes[index];
+    let kind = match process.role {
+        Role::Live(_) => "task",
+        Role::Zombie(_) => "zombie",
+        Role::Helper => "helper",
+    };
+    log::info!("Restoring {kind} {}", process.pid);
     let done = match process.role {
         Role::Live(i) => live(cx, process, &cx.plan.cp.tasks[i]),
         Role::Zombie(i) => zombie(cx, process, &cx.plan.cp.tasks[i]),
@@ -133,6 +142,8 @@ fn fail(cx: &Context<'_>, pid: u32, error: &Error) -> ! {
         }
         source = e.source();
     }
+    // The coordinator logs it as an error.
+    log::debug!("failed: {text}");
     cx.board.fail(pid, &text);
     cx.board.wait(Stage::Complete);
     exit_now(1)
@@ -176,12 +187,14 @@ fn make(cx: &mut Context<'_>, process: &Process, child: usize) -> Result<(), Err
     let at_end = cx.plan.amber.get(&pid).and_then(|a| a.exit_signal);
     let at_end = at_end.map_or(libc::SIGCHLD, u32::cast_signed);
     let made = fork::fork(flags, pid.cast_signed(), at_end, || {
+        (cx.born)(pid);
         if let Err(e) = die_with_parent(parent) {
             fail(cx, pid, &e);
         }
         run(cx, child)
     });
-    made.map_err(|e| Error::from(e).of_task(pid))?;
+    let real = made.map_err(|e| Error::from(e).of_task(pid))?;
+    log::debug!("forked {pid} as {real}");
     Ok(())
 }
 
@@ -263,6 +276,7 @@ fn live(cx: &mut Context<'_>, process: &Process, task: &Task) -> Result<Infallib
         premap::fill(&space.premaps, live, &mut cx.files, &mut cx.premaps, cx.board.filled())?;
     cx.board.count(COMPARED, counts.compared);
     cx.board.count(KEPT, counts.kept);
+    log::debug!("{} pages compared with the parent's, {} kept", counts.compared, counts.kept);
     family(cx, process)?;
     let vpid = task.pid.cast_signed();
     let (mut fds, mut kept) = open(cx, vpid, live, space)?;
@@ -272,6 +286,7 @@ fn live(cx: &mut Context<'_>, process: &Process, task: &Task) -> Result<Infallib
     sys::task::prctl(libc::PR_SET_PDEATHSIG, [0; 4])?;
     join_group(process)?;
     cx.files.install(vpid)?;
+    log::debug!("files are in their places");
     for id in mm::mapped_sockets(&live.mm) {
         let fd = cx.files.installed(vpid, id)?;
         fds.sockets.insert(id, fd.as_raw_fd());
@@ -289,6 +304,7 @@ fn live(cx: &mut Context<'_>, process: &Process, task: &Task) -> Result<Infallib
             HashMap::new()
         },
     };
+    log::debug!("{} threads, memory and the rest by the restorer blob", task.threads.len());
     let ready = scripts::write(cx.plan, process, (task, live, space), &fds, &late, arena)?;
     enter_blob::enter(&ready)
 }

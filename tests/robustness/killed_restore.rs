@@ -2,7 +2,7 @@
 //! `criu restore` killed at any moment: all of the tree runs, or nothing is left of it.
 
 use crate::crowd::{Crowd, Random, child_of, count};
-use crate::support::{Criu, LIMIT, tail};
+use crate::support::{Criu, LIMIT, tail, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
@@ -75,7 +75,7 @@ fn killed(start: fn() -> Crowd, more: &[&str]) {
         }
         let ended = sandbox.wait(child, LIMIT);
         let log = || tail(&sandbox.path("work/restore.log"), 12);
-        let Err(left) = sandbox.empty() else {
+        let Err(left) = nothing_left(&crowd) else {
             none += 1;
             limit = limit.mul_f32(1.1);
             let left: Vec<_> = all_files(sandbox.dir()).difference(&files).cloned().collect();
@@ -99,6 +99,25 @@ fn killed(start: fn() -> Crowd, more: &[&str]) {
     let ended = sandbox.run(&Criu::ours().path, &restore, "restore.out");
     assert!(ended.success(), "{ended:?}");
     crowd.finish();
+}
+
+/// Waits until no part of criu is left, neither its worker nor a task that is still to be restored.
+/// An error tells what runs then.
+fn nothing_left(crowd: &Crowd) -> Result<(), String> {
+    let sandbox = &crowd.sandbox;
+    let stats = || -> Vec<String> {
+        let path = |pid| sandbox.inside(&format!("/proc/{pid}/stat"));
+        let pids = sandbox.pids().into_iter();
+        pids.filter_map(|pid| fs::read_to_string(path(pid)).ok()).collect()
+    };
+    let settled = wait_for(LIMIT, || {
+        let stats = stats();
+        (!stats.iter().any(|s| s.contains("(criu)") || s.contains(") Z "))).then_some(stats)
+    });
+    let left = settled.unwrap_or_else(stats);
+    // What has its name and memory already may still die, and take its time where much runs.
+    let dead = left.is_empty() || crowd.untouched().is_err() && sandbox.empty().is_ok();
+    if dead { Ok(()) } else { Err(format!("processes left: {}", left.concat())) }
 }
 
 fn kill_tree(crowd: &Crowd) {

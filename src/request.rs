@@ -99,15 +99,6 @@ const NOT_BUILT: &[(&[Command], &[Lacking])] = {
                 ("page-server --compress", |r| r.compress.is_some_and(|c| c.0.is_some())),
             ],
         ),
-        (
-            &[Restore],
-            &[
-                ("--lsm-profile selinux", |r| {
-                    r.lsm_profile.as_ref().is_some_and(|p| p.starts_with("selinux:"))
-                }),
-                ("--lsm-mount-context", |r| r.lsm_mount_context.is_some()),
-            ],
-        ),
     ]
 };
 
@@ -276,12 +267,12 @@ pub(crate) fn restore(raw: &Raw, dirs: &Dirs) -> Result<restorer::Request, Error
         devices: Vec::new(),
         auto: raw.ext_mount_auto,
         compat: raw.mntns_compat_mode,
+        context: raw.lsm_mount_context.clone(),
     };
     request.empty_net = raw.empty_ns_net;
     request.inherit_fd.clone_from(&raw.inherit_fd);
     request.join_ns.clone_from(&raw.join_ns);
-    let profile = raw.lsm_profile.as_ref().and_then(|p| p.strip_prefix("apparmor:"));
-    request.lsm_profile = profile.map(str::to_owned);
+    request.lsm_profile.clone_from(&raw.lsm_profile);
     for (fd, _) in &request.inherit_fd {
         if let Err(e) = std::fs::metadata(format!("/proc/self/fd/{fd}")) {
             let e = match e.kind() {

@@ -20,7 +20,9 @@ pub fn plan(dir: &Dir, request: &Request) -> Result<(), Error> {
     };
     let cp = Checkpoint::load(dir)?;
     let amber = crate::execute::coordinator::amber(&cp)?;
-    Plan::new(&cp, amber, request, facts.clone(), &[], 2).map(drop)
+    let mut facts = facts.clone();
+    facts.lsm.asked(request.lsm_profile.as_deref(), &cp);
+    Plan::new(&cp, amber, request, facts, &[], 2).map(drop)
 }
 
 /// Fits a saved vDSO to a running one, each with the distance to its data.

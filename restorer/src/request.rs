@@ -66,7 +66,8 @@ pub struct Request {
     pub inherit_fd: Vec<(RawFd, String)>,
     /// `--join-ns`, as given.
     pub join_ns: Vec<String>,
-    /// AppArmor profile of all tasks instead of their own (`--lsm-profile apparmor:NAME`).
+    /// Label of all tasks instead of their own, `apparmor:NAME` or `selinux:CONTEXT`
+    /// (`--lsm-profile`).
     pub lsm_profile: Option<String>,
     /// Hole-punch pages after use (`--auto-dedup`).
     pub auto_dedup: bool,

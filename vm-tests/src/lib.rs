@@ -33,6 +33,8 @@ pub struct Machine {
     pub processors: u32,
     /// Its memory in MiB.
     pub memory: u32,
+    /// More for the kernel's command line.
+    pub append: &'static str,
 }
 
 /// The directory with kernels and root, made on the first call; the error says what is missing.
@@ -97,10 +99,9 @@ impl Machine {
         qemu.args(["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"]);
         qemu.args(["-smp", &self.processors.to_string(), "-m", &self.memory.to_string()]);
         qemu.arg("-kernel").arg(at("vmlinuz")).arg("-initrd").arg(at("initrd"));
-        qemu.args([
-            "-append",
-            "console=ttyS0 panic=-1 quiet mitigations=off nokaslr tsc=reliable no_timer_check",
-        ]);
+        let line =
+            "console=ttyS0 panic=-1 quiet mitigations=off nokaslr tsc=reliable no_timer_check";
+        qemu.args(["-append", &format!("{line} {}", self.append)]);
         qemu.args(["-display", "none", "-no-reboot", "-nodefaults", "-serial", "stdio"]);
         let root = drive("root", &assets.join("root.ext4"), "snapshot=on,cache=unsafe");
         let files = drive("files", disk, "readonly=on");

@@ -61,6 +61,13 @@ fn prepare(kinds: &Path) -> Vec<String> {
 }
 
 fn kinds_on(kernel: &'static str, not_there: &[(&str, &str)]) {
+    let asked = std::env::var("AMBER_VM_TESTS").unwrap_or_else(|_| UNASKED.into());
+    run(kernel, "", &asked, not_there);
+}
+
+/// The tests of kinds whose names have a word of `asked` in them (all, if it has none), on a kernel
+/// with `append` on its command line.
+fn run(kernel: &'static str, append: &'static str, asked: &str, not_there: &[(&str, &str)]) {
     if let Err(why) = assets() {
         // Past the test's own capture: the summary of scripts/test shows it.
         _ = writeln!(std::io::stderr(), "SKIPPED kernel {kernel}: {}", why.replace('\n', " | "));
@@ -68,7 +75,6 @@ fn kinds_on(kernel: &'static str, not_there: &[(&str, &str)]) {
     }
     let (kinds, criu) = built();
     let all = prepare(&kinds);
-    let asked = std::env::var("AMBER_VM_TESTS").unwrap_or_else(|_| UNASKED.into());
     let filters: Vec<&str> = asked.split_whitespace().collect();
     let left_out = |name: &str| {
         name == "every_subject_compiles" || LEFT_OUT.iter().any(|part| name.contains(part))
@@ -96,7 +102,7 @@ fn kinds_on(kernel: &'static str, not_there: &[(&str, &str)]) {
     let tests = top().join("tests");
     let stock = top().join("scripts/stock-criu"); // it says that there is none
     let compiled = kinds.ancestors().nth(3).unwrap().join("tmp");
-    let machine = Machine { kernel, processors: 2, memory: 4096 };
+    let machine = Machine { kernel, processors: 2, memory: 4096, append };
     let files = [criu.as_path(), &kinds, &tests, &compiled, &stock];
     let out = machine.run(&script, &files, LIMIT).unwrap();
     let ran =
@@ -126,6 +132,11 @@ fn of_debian_12() {
 #[test]
 fn of_debian_13() {
     kinds_on("6.12", &[]);
+}
+
+#[test]
+fn of_debian_13_with_selinux() {
+    run("6.12", "security=selinux selinux=1", "lsm::contexts", &[]);
 }
 
 #[test]

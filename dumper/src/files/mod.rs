@@ -53,6 +53,7 @@ pub(crate) use net_lock::method as lock_method;
 pub use write::Finished;
 
 use crate::ns::Namespaces;
+use crate::task::lsm::Lsm;
 use crate::tree::{Task, Tree};
 use crate::{Error, Request};
 use error::{Why, text};
@@ -94,6 +95,8 @@ pub struct FileTable {
     walk: Walk,
     /// Descriptions by position in `walk.descs`: their type once collected.
     types: HashMap<usize, FdTypes>,
+    /// Contexts of sockets, under SELinux.
+    contexts: HashMap<usize, String>,
     last_id: u32,
     files: Vec<FileEntry>,
     remaps: Vec<RemapFilePathEntry>,
@@ -171,6 +174,7 @@ impl FileTable {
             owners,
             walk,
             types: HashMap::new(),
+            contexts: HashMap::new(),
             last_id: 0,
             files: Vec::new(),
             remaps: Vec::new(),
@@ -207,7 +211,7 @@ impl FileTable {
                 flags: fd.cloexec.into(),
                 r#type: kind.into(),
                 fd: fd.num as u32,
-                ..FdinfoEntry::default()
+                xattr_security_selinux: self.contexts.get(&fd.desc).cloned(),
             });
         }
         Ok(out)
@@ -289,6 +293,9 @@ impl FileTable {
             kind = Kind::RegFile;
         }
         self.types.insert(desc, kind.fd_type());
+        if stat.st_mode & libc::S_IFMT == libc::S_IFSOCK {
+            self.contexts.extend(Lsm::detect().socket(own).map(|context| (desc, context)));
+        }
         match kind {
             Kind::RegFile => self.reg_file(&open),
             Kind::Pipe => self.pipe(&open),

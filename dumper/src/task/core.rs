@@ -216,7 +216,7 @@ fn one_thread(
     }
     let reset = if attr.flags & FLAG_RESET_ON_FORK != 0 { RESET_ON_FORK } else { 0 };
     let sas = inside.sas;
-    let label = common.lsm.label(task.pid, tid);
+    let labels = (common.lsm.label(task.pid, tid), common.lsm.sockcreate(task.pid, tid));
     let core = ThreadCoreEntry {
         futex_rla,
         futex_rla_len: futex_rla_len as u32,
@@ -227,7 +227,7 @@ fn one_thread(
         sas: Some(ThreadSasEntry { ss_sp: sas.0, ss_size: sas.1, ss_flags: sas.2 }),
         pdeath_sig: (inside.pdeath_sig != 0).then_some(inside.pdeath_sig),
         signals_p: Some(signals::queue(tid, status.sig_pnd, false)?),
-        creds: Some(creds::entry(&status, &common.maps, inside.securebits, label)),
+        creds: Some(creds::entry(&status, &common.maps, inside.securebits, labels)),
         seccomp_mode: (status.seccomp != 0).then_some(status.seccomp as i32),
         seccomp_filter: match status.seccomp {
             MODE_FILTER => Some(common.filters.add(tid)?),
@@ -289,6 +289,7 @@ fn thread_extras(
         mempolicy: (thread.inside.mempolicy.0 != 0).then_some(thread.inside.mempolicy.0),
         mempolicy_nodes: (thread.inside.mempolicy.0 != 0)
             .then(|| thread.inside.mempolicy.1.clone()),
+        selinux: common.lsm.creates(thread.tid),
     })
 }
 

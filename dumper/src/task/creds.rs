@@ -14,7 +14,7 @@ pub(crate) fn entry(
     status: &Status,
     maps: &Maps,
     securebits: u32,
-    label: Option<String>,
+    (label, sockcreate): (Option<String>, Option<String>),
 ) -> CredsEntry {
     let (uids, gids) = (status.uids.map(|id| maps.uid(id)), status.gids.map(|id| maps.gid(id)));
     let [inh, prm, eff, bnd, amb] = status.caps.map(two_words);
@@ -35,7 +35,7 @@ pub(crate) fn entry(
         secbits: securebits,
         groups: status.groups.iter().map(|id| maps.gid(*id)).collect(),
         lsm_profile: label,
-        lsm_sockcreate: None,
+        lsm_sockcreate: sockcreate,
         apparmor_data: None,
         no_new_privs: Some(status.no_new_privs.into()),
     }

@@ -74,7 +74,7 @@ impl Outsiders {
             return None;
         }
         // A task that another module confines may be kept from looking by that.
-        if Lsm::detect().label(task.pid, task.pid).is_some() {
+        if Lsm::detect().confines(task.pid) {
             return None;
         }
         let name = |kind: &str| {

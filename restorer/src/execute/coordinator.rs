@@ -37,7 +37,10 @@ pub(crate) fn run(request: &Request, hooks: &mut dyn Hooks) -> Result<Restored, 
     let dir = Dir::open(&request.images_dir)?;
     let cp = Checkpoint::load(&dir)?;
     let cpus = sys::worker::cpus();
-    let plan = Plan::new(&cp, amber(&cp)?, request, Facts::gather()?, &present()?, cpus)?;
+    let mut facts = Facts::gather()?;
+    facts.lsm.asked(request.lsm_profile.as_deref(), &cp);
+    facts.lsm.look_up(&cp);
+    let plan = Plan::new(&cp, amber(&cp)?, request, facts, &present()?, cpus)?;
     if plan.ns.pid.is_none() {
         pids::check(pids::wanted(&cp, &plan.tree), plan.facts.pid_max, pids::owner)?;
     }

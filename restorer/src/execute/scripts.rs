@@ -9,7 +9,7 @@ use crate::plan::Plan;
 use crate::plan::tree::{Process, Role};
 use crate::script::{Data, Script};
 use crate::task::creds::{self, Creds};
-use crate::task::{amber, core, rlimits, seccomp, sigacts, signals, timers};
+use crate::task::{amber, core, lsm, rlimits, seccomp, sigacts, signals, timers};
 use images::checkpoint::{Live, Task, Thread};
 use parasite_abi::restore::{Op, Stage, What};
 use std::collections::HashMap;
@@ -22,6 +22,8 @@ pub(crate) struct Late {
     pub(crate) seals: Vec<(RawFd, u32)>,
     /// First descriptor that is ours and not the task's, and the next that is not.
     pub(crate) close: (RawFd, RawFd),
+    /// Files of `/proc/self/attr`, and what to write there.
+    pub(crate) attrs: Vec<(RawFd, String)>,
     /// Owners of files under leases, by descriptor, where they matter.
     pub(crate) lease_owners: HashMap<RawFd, u32>,
 }
@@ -96,6 +98,9 @@ fn threads(
             amber::thread(amber, &mut script, data)?;
         }
         core::sched(state, &plan.facts, &mut script, data)?;
+        let leader = lsm_of(plan, task, task.leader());
+        let attrs = plan.facts.lsm.thread(leader, lsm_of(plan, task, thread));
+        lsm::thread_steps(&attrs, &mut script, data)?;
         if has_last_stage(plan, task, thread) {
             script.stage(Stage::RestoreCreds);
             last_stage(plan, task, thread, &mut script, data)?;
@@ -111,6 +116,11 @@ fn threads(
         data.put_u64s(d)?;
     }
     Ok(list)
+}
+
+/// What images say of a thread's labels.
+fn lsm_of<'a>(plan: &'a Plan<'_>, task: &Task, thread: &'a Thread) -> lsm::Saved<'a> {
+    (thread.thread_core().creds.as_ref(), plan.amber_thread(task.pid, thread.tid))
 }
 
 /// Seccomp and credentials of one thread.
@@ -157,6 +167,7 @@ fn leader_restore(
     }
     core::thread(leader, comm(task, leader), script, data)?;
     sigacts::steps(&tc.sigactions, script, data)?;
+    lsm::leader_steps(&late.attrs, script, data)?;
     if count > 0 {
         script.op(What::Thread, Op::Threads, [list, count as u64]);
     }

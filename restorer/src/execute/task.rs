@@ -295,7 +295,9 @@ fn live(cx: &mut Context<'_>, process: &Process, task: &Task) -> Result<Infallib
     cx.files.set_fs(vpid)?;
     proc_files(cx.files.proc(), task, cx.plan.amber.get(&task.pid))?;
     let arena = Arena::map(&space.arena, kept[0].as_fd(), task.threads.len() - 1)?;
+    let attrs = attrs(cx, task, &mut kept)?;
     let late = Late {
+        attrs,
         seals: cx.files.seals(),
         close: (cx.plan.files.base_fd(), cx.plan.files.service_end()),
         lease_owners: if cx.plan.ns.in_user_ns() {
@@ -354,6 +356,27 @@ fn open(
         fds.null = keep(sys::fd::dup_above(null.as_fd(), least)?);
     }
     Ok((fds, kept))
+}
+
+/// Opens what the leader takes on its contexts of SELinux by, at numbers which the task does not use.
+fn attrs(
+    cx: &Context<'_>,
+    task: &Task,
+    kept: &mut Vec<OwnedFd>,
+) -> Result<Vec<(RawFd, String)>, Error> {
+    let creds = task.leader().thread_core().creds.as_ref();
+    let wanted = cx.plan.facts.lsm.leader((creds, cx.plan.amber_thread(task.pid, task.pid)));
+    let least = cx.plan.files.service_fd();
+    let open = |(name, text): (&str, String)| {
+        let name = format!("attr/{name}");
+        let file = open_self(cx.files.proc(), &name, OFlag::O_WRONLY);
+        let file = file.map_err(|e| sys::Error::io(format_args!("open(/proc/self/{name})"), &e))?;
+        let fd = sys::fd::dup_above(file.as_fd(), least)?;
+        let raw = fd.as_raw_fd();
+        kept.push(fd);
+        Ok((raw, text))
+    };
+    wanted.into_iter().map(open).collect()
 }
 
 /// What is set by writing to files of /proc.

@@ -46,6 +46,7 @@ impl Files<'_> {
     }
 
     fn bind_inet(&self, entry: &InetSkEntry, share: bool) -> Result<OwnedFd> {
+        self.in_context(entry.id)?;
         let _away = self.in_net(entry.ns_id)?;
         let (family, kind) = (entry.family as i32, entry.r#type as i32);
         let fd = sys::net::socket(family, kind, entry.proto as i32)?;

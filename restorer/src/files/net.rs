@@ -1,11 +1,16 @@
 //! Sockets of other network namespaces than their task's: a socket belongs to the namespace in
 //! which it is made.
 
-use super::{Files, Result};
+use super::{Files, Result, failed, failed_io};
 use crate::Error as RestoreError;
 use crate::ns::Made;
 use images::checkpoint::NsKind;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::fs;
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
@@ -14,6 +19,8 @@ use std::rc::Rc;
 pub(super) struct Nets {
     all: HashMap<u32, Rc<OwnedFd>>,
     own: u32,
+    /// The context that SELinux gives to sockets of this process.
+    context: RefCell<Option<String>>,
 }
 
 /// This thread is in another namespace until this is dropped.
@@ -58,14 +65,44 @@ impl Files<'_> {
         }
     }
 
-    /// `socket(2)` in a namespace.
-    pub(super) fn socket(&self, ns: Option<u32>, kind: (i32, i32, i32)) -> Result<OwnedFd> {
+    /// The sockets that this process makes next get the context which file `id` had. The task's own
+    /// choice follows when it takes on its contexts.
+    pub(super) fn in_context(&self, id: u32) -> Result<()> {
+        let Some((contexts, other)) = &self.plan.contexts else { return Ok(()) };
+        let wanted = contexts.get(&id).unwrap_or(other);
+        if self.nets.context.borrow().as_ref() == Some(wanted) {
+            return Ok(());
+        }
+        let path = "thread-self/attr/sockcreate";
+        let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+        let call = || format!("write(/proc/{path}, {wanted:?})");
+        let fd = nix::fcntl::openat(&self.proc, path, flags, Mode::empty())
+            .map_err(|e| failed(call(), e))?;
+        fs::File::from(fd).write_all(wanted.as_bytes()).map_err(|e| failed_io(call(), &e))?;
+        *self.nets.context.borrow_mut() = Some(wanted.clone());
+        Ok(())
+    }
+
+    /// `socket(2)` like file `id` in a namespace.
+    pub(super) fn socket(
+        &self,
+        id: u32,
+        ns: Option<u32>,
+        kind: (i32, i32, i32),
+    ) -> Result<OwnedFd> {
+        self.in_context(id)?;
         let _away = self.in_net(ns)?;
         Ok(sys::net::socket(kind.0, kind.1, kind.2)?)
     }
 
-    /// `socketpair(2)` of unix sockets in a namespace.
-    pub(super) fn socketpair(&self, ns: Option<u32>, kind: i32) -> Result<(OwnedFd, OwnedFd)> {
+    /// `socketpair(2)` of unix sockets like file `id` in a namespace.
+    pub(super) fn socketpair(
+        &self,
+        id: u32,
+        ns: Option<u32>,
+        kind: i32,
+    ) -> Result<(OwnedFd, OwnedFd)> {
+        self.in_context(id)?;
         let _away = self.in_net(ns)?;
         Ok(sys::net::socketpair(kind)?)
     }

@@ -399,6 +399,7 @@ impl<'a> Files<'a> {
         } else if let Some(e) = &f.memfd {
             self.open_memfd(e)
         } else if let Some(e) = &f.nlsk {
+            self.in_context(id)?;
             let _away = self.in_net(e.ns_id)?;
             super::netlink_sk::open(e)
         } else if let Some(e) = &f.pidfd {
@@ -406,6 +407,7 @@ impl<'a> Files<'a> {
         } else if let Some(e) = &f.nsf {
             self.open_namespace(e)
         } else if let Some(e) = &f.psk {
+            self.in_context(id)?;
             let _away = self.in_net(e.ns_id)?;
             super::packet_sock::open(e)
         } else if let Some(e) = &f.tunf {

@@ -52,6 +52,8 @@ pub(super) struct Slot {
 #[derive(Debug, Default)]
 pub struct FilesPlan {
     pub(super) set: FileSet,
+    /// Contexts of SELinux for sockets, by file id, and for those of which none is known.
+    pub(crate) contexts: Option<(BTreeMap<u32, String>, String)>,
     /// Tables by the virtual pid of the task that fills them; sorted by number.
     pub(super) tables: BTreeMap<i32, Vec<Slot>>,
     /// By virtual pid: whose table the task has.

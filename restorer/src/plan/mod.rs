@@ -59,7 +59,6 @@ impl<'a> Plan<'a> {
         present: &[Range],
         cpus: usize,
     ) -> Result<Self, Error> {
-        facts.lsm.asked(request.lsm_profile.as_deref(), cp.inventory.lsmtype);
         let ns = NsPlan::new(cp, request)?;
         if let Some(creds) = ns.creds(&facts) {
             facts.creds = creds;
@@ -79,7 +78,8 @@ impl<'a> Plan<'a> {
         if let Some(name) = cp.inventory.plugins_entry.iter().flat_map(|p| &p.plugins).next() {
             return Err(Error::Plugin(name.clone()));
         }
-        let files = FilesPlan::new(cp, request)?;
+        let mut files = FilesPlan::new(cp, request)?;
+        files.contexts = facts.lsm.sockets(cp);
         let dead: Vec<u32> = files.dead_pids().into_iter().map(i32::cast_unsigned).collect();
         let tree = Tree::new(cp, request.shell_job, &dead)?;
         let hard = facts.rlimits.get(libc::RLIMIT_NOFILE as usize).map_or(u64::MAX, |l| l.1);
@@ -169,7 +169,7 @@ fn check_task(task: &Task, facts: &Facts) -> Result<(), Error> {
             if lacks != 0 {
                 return Err(Error::Capability { tid: thread.tid, cap: lacks.trailing_zeros() });
             }
-            if let Some(profile) = want.label {
+            if let Some(profile) = facts.lsm.label(entry) {
                 facts.lsm.check(&profile).map_err(|why| Error::Lsm {
                     tid: thread.tid,
                     profile,

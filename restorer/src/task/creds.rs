@@ -35,7 +35,7 @@ pub(crate) struct Creds {
     pub(crate) ambient: u64,
     pub(crate) securebits: u32,
     pub(crate) no_new_privs: bool,
-    /// Profile of a security module; `None`: unconfined.
+    /// Profile of AppArmor; `None`: unconfined.
     pub(crate) label: Option<String>,
 }
 
@@ -54,7 +54,7 @@ impl Creds {
             ambient: known(&entry.cap_amb),
             securebits: entry.secbits,
             no_new_privs: entry.no_new_privs.unwrap_or(0) != 0,
-            label: facts.lsm.label(entry),
+            label: facts.lsm.profile(entry),
         }
     }
 }

@@ -144,7 +144,7 @@ impl<'a> Unit<'_, 'a> {
     }
 
     fn bind_new(&mut self, e: &UnixSkEntry) -> Result<()> {
-        let fd = self.files.socket(e.ns_id, (libc::AF_UNIX, e.r#type as i32, 0))?;
+        let fd = self.files.socket(e.id, e.ns_id, (libc::AF_UNIX, e.r#type as i32, 0))?;
         self.bind(e, &fd)?;
         if e.state == LISTEN {
             sys::net::listen(fd.as_fd(), e.backlog as i32)?;
@@ -185,7 +185,7 @@ impl<'a> Unit<'_, 'a> {
             self.made.insert(server.ino, s);
             return Ok(());
         }
-        let (a, b) = self.files.socketpair(e.ns_id, e.r#type as i32)?;
+        let (a, b) = self.files.socketpair(e.id, e.ns_id, e.r#type as i32)?;
         self.bind(e, &a)?;
         self.bind(peer, &b)?;
         self.made.insert(e.ino, a);
@@ -209,8 +209,8 @@ impl<'a> Unit<'_, 'a> {
         client: Option<&UnixSkEntry>,
         server: &UnixSkEntry,
     ) -> Result<(OwnedFd, OwnedFd)> {
-        let net = client.unwrap_or(server).ns_id;
-        let c = self.files.socket(net, (libc::AF_UNIX, server.r#type as i32, 0))?;
+        let like = client.unwrap_or(server);
+        let c = self.files.socket(like.id, like.ns_id, (libc::AF_UNIX, server.r#type as i32, 0))?;
         if let Some(client) = client {
             self.bind(client, &c)?;
         }
@@ -221,7 +221,8 @@ impl<'a> Unit<'_, 'a> {
             name::connect(self.files, c.as_fd(), &address)?;
             return Ok((c, sys::net::accept(fd.as_fd())?));
         }
-        let fd = self.files.socket(server.ns_id, (libc::AF_UNIX, server.r#type as i32, 0))?;
+        let fd =
+            self.files.socket(server.id, server.ns_id, (libc::AF_UNIX, server.r#type as i32, 0))?;
         let node = name::bind(self.files, server, fd.as_fd(), true)?;
         sys::net::listen(fd.as_fd(), 1)?;
         let address = name::address(server, node.as_ref());
@@ -239,7 +240,7 @@ impl<'a> Unit<'_, 'a> {
         let alone = if Self::is_stream(e) { e.state == ESTABLISHED } else { orphan };
         if e.peer == 0 && alone {
             let (far, fd) = if e.name.is_empty() {
-                self.files.socketpair(e.ns_id, e.r#type as i32)?
+                self.files.socketpair(e.id, e.ns_id, e.r#type as i32)?
             } else {
                 self.accepted(None, e)?
             };
@@ -255,14 +256,14 @@ impl<'a> Unit<'_, 'a> {
             && peer.uflags & EXTERN == 0
             && !self.made.contains_key(&peer.ino)
         {
-            let (a, b) = self.files.socketpair(e.ns_id, libc::SOCK_DGRAM)?;
+            let (a, b) = self.files.socketpair(e.id, e.ns_id, libc::SOCK_DGRAM)?;
             self.bind(e, &a)?;
             sys::net::connect(b.as_fd(), &(libc::AF_UNSPEC as u16).to_ne_bytes())?;
             self.made.insert(e.ino, a);
             self.made.insert(peer.ino, b);
             return Ok(());
         }
-        let fd = self.files.socket(e.ns_id, (libc::AF_UNIX, e.r#type as i32, 0))?;
+        let fd = self.files.socket(e.id, e.ns_id, (libc::AF_UNIX, e.r#type as i32, 0))?;
         self.bind(e, &fd)?;
         self.made.insert(e.ino, fd);
         Ok(())

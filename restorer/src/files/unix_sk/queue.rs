@@ -81,7 +81,7 @@ impl Unit<'_, '_> {
         if Self::is_stream(e) || e.name.is_empty() {
             return Err(Error::Refused("nobody can send to it".to_owned()));
         }
-        let fd = self.files.socket(e.ns_id, (libc::AF_UNIX, e.r#type as i32, 0))?;
+        let fd = self.files.socket(e.id, e.ns_id, (libc::AF_UNIX, e.r#type as i32, 0))?;
         let address = self.address_of(e)?;
         let fd: &'s OwnedFd = spare.insert(fd);
         Ok((fd.as_fd(), address))
@@ -98,7 +98,7 @@ impl Unit<'_, '_> {
         if let Some(fd) = found.and_then(|x| self.made.get(&x.ino)) {
             return Ok(Some(Sender::Made(fd.as_fd())));
         }
-        let fd = self.files.socket(e.ns_id, (libc::AF_UNIX, e.r#type as i32, 0))?;
+        let fd = self.files.socket(e.id, e.ns_id, (libc::AF_UNIX, e.r#type as i32, 0))?;
         match own.first() {
             None => {}
             // Only abstract names: a path may belong to somebody else.

@@ -13,6 +13,7 @@
 
 use super::MntPlan;
 use super::content;
+use super::context::{split, unquoted};
 use super::groups::Step;
 use super::plan::{Mount, NewFs, Outer, Source};
 use crate::files::tty;
@@ -104,10 +105,13 @@ fn new(fs: &NewFs) -> Result<OwnedFd, Error> {
         made.set(b"source", &fs.source)?;
     }
     // Only the first cgroup namespace may set it.
-    let wanted = |o: &&[u8]| !o.is_empty() && !o.starts_with(b"release_agent=");
-    for option in fs.options.split(|b| *b == b',').filter(wanted) {
+    let wanted = |o: &&[u8]| {
+        // "seclabel" only tells that SELinux labels each file by itself.
+        !o.is_empty() && !o.starts_with(b"release_agent=") && *o != b"seclabel"
+    };
+    for option in split(&fs.options).into_iter().filter(wanted) {
         match option.iter().position(|b| *b == b'=') {
-            Some(at) => made.set(&option[..at], &option[at + 1..])?,
+            Some(at) => made.set(&option[..at], unquoted(&option[at + 1..]))?,
             None => made.set_flag(option)?,
         }
     }

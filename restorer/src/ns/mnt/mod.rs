@@ -3,6 +3,7 @@
 mod build;
 mod compat;
 mod content;
+mod context;
 mod groups;
 mod options;
 mod plan;

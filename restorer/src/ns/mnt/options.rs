@@ -11,6 +11,8 @@ pub struct MountOptions {
     pub auto: bool,
     /// Peer groups are made by binds in the right order (`--mntns-compat-mode`).
     pub compat: bool,
+    /// In the place of the contexts that mounts were mounted with (`--lsm-mount-context`).
+    pub context: Option<String>,
 }
 
 impl MountOptions {

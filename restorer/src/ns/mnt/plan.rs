@@ -358,7 +358,7 @@ fn external(
                 source: device.as_bytes().to_vec(),
                 privileged: wish.user_ns,
                 content: false,
-                ..plain(entry, "")
+                ..plain(entry, wish, "")
             })))
         }
         key => {
@@ -371,11 +371,15 @@ fn external(
     }
 }
 
-fn plain(entry: &MntEntry, name: &str) -> NewFs {
+fn plain(entry: &MntEntry, wish: &Wish<'_>, name: &str) -> NewFs {
+    let context = wish.options.context.as_deref();
     NewFs {
         name: name.to_owned(),
         source: entry.source.clone(),
-        options: entry.options.clone(),
+        options: context.map_or_else(
+            || entry.options.clone(),
+            |context| super::context::replaced(&entry.options, context),
+        ),
         sb_flags: entry.sb_flags.unwrap_or(entry.flags & flag::RDONLY),
         path: Vec::new(),
         dev: entry.root_dev,
@@ -414,7 +418,7 @@ fn new_fs(entry: &MntEntry, wish: &Wish<'_>) -> Option<NewFs> {
         path: below(b"/", &entry.root),
         content: name == "tmpfs",
         privileged: wish.user_ns && !unprivileged,
-        ..plain(entry, name)
+        ..plain(entry, wish, name)
     })
 }
 

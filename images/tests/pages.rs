@@ -245,7 +245,7 @@ mod compressed {
             let mut encoder = Encoder::new(how).unwrap();
             for (i, piece) in contents.chunks(FRAME).enumerate().filter(|(i, _)| i % 2 == odd) {
                 let at = (i * FRAME) as u64;
-                let done = encoder.encode(piece).unwrap();
+                let done = encoder.encode(piece, writer.spare()).unwrap();
                 writer.put(at, piece.len() as u64, done, may_wait).unwrap();
             }
         };

@@ -10,16 +10,32 @@ fn a_dump_to_a_full_disk_names_the_image_and_lets_the_program_run() {
     let crowd = Crowd::start("full-disk");
     let mut failed = 0;
     for kilobytes in [4, 8, 16, 32, 64, 128, 256, 512, 1024] {
-        failed += u32::from(dump_into(&crowd, &format!("size={kilobytes}k")));
+        failed += u32::from(dump_into(&crowd, &format!("size={kilobytes}k"), &[]).is_some());
     }
     assert!(failed >= 4, "only {failed} of the disks were too small");
     crowd.finish();
 }
 
 #[test]
+fn a_disk_that_is_full_while_pages_are_compressed() {
+    let crowd = Crowd::start("full-compressed");
+    for codec in ["lz4", "zstd"] {
+        let option = format!("--compress={codec}");
+        let mut said = Vec::new();
+        for kilobytes in (8..=128).step_by(8) {
+            let size = format!("size={kilobytes}k");
+            said.extend(dump_into(&crowd, &size, &[&option, "--compress-threads=2"]));
+        }
+        let pages = said.iter().any(|said| said.contains("pages-"));
+        assert!(pages, "{codec}: no disk was full when pages came: {said:?}");
+    }
+    crowd.finish();
+}
+
+#[test]
 fn a_dump_to_a_read_only_disk_names_the_image_and_lets_the_program_run() {
     let crowd = Crowd::start("read-only");
-    assert!(dump_into(&crowd, "ro"), "a read-only directory was written to");
+    assert!(dump_into(&crowd, "ro", &[]).is_some(), "a read-only directory was written to");
     crowd.finish();
 }
 
@@ -35,8 +51,8 @@ fn a_dump_to_no_directory_lets_the_program_run() {
     crowd.finish();
 }
 
-/// True if the dump failed, as it should, in words.
-fn dump_into(crowd: &Crowd, options: &str) -> bool {
+/// The errors, if the dump failed, as it should, in words.
+fn dump_into(crowd: &Crowd, options: &str, more: &[&str]) -> Option<String> {
     let sandbox = &crowd.sandbox;
     let mount = format!("mkdir -p disk logs && mount -t tmpfs -o {options} disk disk");
     sandbox.shell(&mount);
@@ -55,6 +71,7 @@ fn dump_into(crowd: &Crowd, options: &str) -> bool {
         &crowd.pid,
         "--leave-running",
     ];
+    let args = [&args[..], more].concat();
     let ended = sandbox.run(&Criu::ours().path, &args, "dump.out");
     let log = sandbox.path("logs/dump.log");
     let context = || {
@@ -63,12 +80,14 @@ fn dump_into(crowd: &Crowd, options: &str) -> bool {
     crowd.untouched().unwrap_or_else(|what| panic!("{what}\n{}", context()));
     sandbox.shell("umount disk");
     if ended.success() {
-        return false;
+        return None;
     }
     assert!(ended.clean_failure(), "{}", context());
     let mut said = fs::read_to_string(&log).unwrap_or_default();
     said += &fs::read_to_string(sandbox.path("dump.out")).unwrap_or_default();
-    let named = said.lines().any(|l| l.contains("Error") && l.contains(".img"));
+    let errors: Vec<_> =
+        said.lines().filter(|l| l.contains("Error") && l.contains(".img")).collect();
+    let named = !errors.is_empty();
     assert!(named || Criu::ours_is_stock(), "no error names the image: {}", context());
-    true
+    Some(errors.concat())
 }

@@ -226,6 +226,24 @@ pub(crate) fn a_config_file_wins() {
     assert!(!dir().join("images/dump.log").exists());
 }
 
+/// Engines have no field for it: this is how a dump of theirs is compressed.
+pub(crate) fn a_config_file_compresses() {
+    for (line, image) in [("compress zstd:3", "pages-1.img.zst"), ("compress", "pages-1.img.lz4")] {
+        let images = Images::open();
+        let config = dir().join("compress.conf");
+        fs::write(&config, format!("{line}\ncompress-threads 2\n")).expect("config");
+        let config = config.to_str().expect("utf-8").to_owned();
+        let dump = with(images.dump(), |o| o.config_file = Some(config));
+        ok(&Client::start().ask(&dump), CriuReqType::Dump);
+        assert!(!alive(pid()));
+        assert!(dir().join("images").join(image).exists(), "{line}");
+        assert!(!dir().join("images/pages-1.img").exists(), "{line}");
+        restored(&images);
+        fs::remove_dir_all(dir().join("images")).expect("images");
+        fs::create_dir(dir().join("images")).expect("images");
+    }
+}
+
 pub(crate) fn a_config_file_that_is_not_there() {
     let images = Images::open();
     let client = Client::start();

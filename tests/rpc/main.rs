@@ -135,6 +135,7 @@ tests! {
     alike a_log_file_with_a_slash Alive;
     alike a_config_file_wins Alive;
     alike a_config_file_that_is_not_there Alive;
+    ours a_config_file_compresses Alive;
     ours garbage_is_answered None;
     alike a_stray_answer_is_refused None;
     alike features_are_probed None;

@@ -12,7 +12,7 @@ use crate::Storing;
 use crate::hooks::Progress;
 use crate::stop::Stop;
 use images::manifest::{self, CHUNK};
-use images::pages::{Encoder, FrameWriter, PAGE_SIZE};
+use images::pages::{Encoder, FRAME, FrameWriter, PAGE_SIZE};
 use images::proto::AmberFileEntry;
 use nix::fcntl::{FallocateFlags, fallocate};
 use std::fs::File;
@@ -147,7 +147,9 @@ impl std::fmt::Debug for Control<'_> {
 
 /// Moves everything; the first error ends it. To be called by the tracer.
 pub fn copy(sources: &[Source<'_>], control: Control<'_>) -> Result<(), Error> {
-    let pieces = pieces(sources, PIECE);
+    // What is compressed has to stay in the cache together with what becomes of it.
+    let size = if control.storing.compression.is_some() { FRAME } else { PIECE };
+    let pieces = pieces(sources, size);
     let total: u64 = pieces.iter().map(|p| p.len as u64).sum();
     let cpus = sys::worker::cpus();
     let most = match control.storing {
@@ -256,7 +258,7 @@ impl Job<'_> {
             (none, Some(how)) => none.insert(Encoder::new(how).map_err(failed)?),
             (None, None) => return Ok(()),
         };
-        let compressed = encoder.encode(pages).map_err(failed)?;
+        let compressed = encoder.encode(pages, frames.spare()).map_err(failed)?;
         Ok(frames.put(offset, pages.len() as u64, compressed, own.may_wait)?)
     }
 

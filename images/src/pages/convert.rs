@@ -146,7 +146,12 @@ fn one(
             Some(encoder) => encoder,
             none => none.insert(Encoder::new(to).map_err(failed)?),
         };
-        writer.put(at, pages.len() as u64, encoder.encode(pages).map_err(failed)?, may_wait)
+        writer.put(
+            at,
+            pages.len() as u64,
+            encoder.encode(pages, writer.spare()).map_err(failed)?,
+            may_wait,
+        )
     };
     let work = |may_wait| {
         let (mut decoder, mut buf, mut encoder) = (Decoder::default(), Vec::new(), None);

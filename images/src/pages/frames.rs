@@ -121,9 +121,11 @@ impl Encoder {
         Ok(Self { compression, zstd, words: lz4::Words::default() })
     }
 
-    /// Compresses `pages` in frames of [`FRAME`] bytes.
-    pub fn encode(&mut self, pages: &[u8]) -> std::io::Result<Compressed> {
-        let mut out = Compressed::default();
+    /// Compresses `pages` in frames of [`FRAME`] bytes, into the room of `spare`, whatever is in it.
+    pub fn encode(&mut self, pages: &[u8], spare: Compressed) -> std::io::Result<Compressed> {
+        let mut out = spare;
+        out.bytes.clear();
+        out.entries.clear();
         for frame in pages.chunks(FRAME) {
             let before = out.bytes.len();
             match &mut self.zstd {
@@ -362,15 +364,18 @@ impl Decoder {
                 };
                 zstd.decompress_to_buffer(&self.compressed, out)?
             }
-            Codec::Lz4 => {
-                let mut decoder = FrameDecoder::new(&self.compressed[..]);
-                decoder.read_exact(out)?;
-                // Only the end of the frame brings its checksum.
-                if decoder.read(&mut [0])? > 0 {
-                    return Err(std::io::Error::other("longer than the table says"));
+            Codec::Lz4 => match lz4::decode(&self.compressed, out) {
+                Some(done) => return done,
+                None => {
+                    let mut decoder = FrameDecoder::new(&self.compressed[..]);
+                    decoder.read_exact(out)?;
+                    // Only the end of the frame brings its checksum.
+                    if decoder.read(&mut [0])? > 0 {
+                        return Err(std::io::Error::other("longer than the table says"));
+                    }
+                    out.len()
                 }
-                out.len()
-            }
+            },
         };
         if got == out.len() { Ok(()) } else { Err(std::io::ErrorKind::UnexpectedEof.into()) }
     }

@@ -28,6 +28,8 @@ struct State {
     /// What came before its turn, by its first byte among the pages: with its length there.
     waiting: BTreeMap<u64, (u64, Compressed)>,
     waiting_bytes: usize,
+    /// Room of what is written, for others.
+    spare: Vec<Compressed>,
     table: Table,
     failed: bool,
 }
@@ -41,6 +43,12 @@ impl FrameWriter {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Room for frames that come next: getting new memory for each costs as much as to write them.
+    #[must_use]
+    pub fn spare(&self) -> Compressed {
+        self.lock().spare.pop().unwrap_or_default()
     }
 
     /// Takes the frames of `len` bytes of pages from `offset` on. Who comes before its turn
@@ -69,6 +77,7 @@ impl FrameWriter {
                 return Err(Error::io(&self.name, "pwrite")(e));
             }
             state = self.lock();
+            state.spare.push(frames);
         }
         Ok(())
     }

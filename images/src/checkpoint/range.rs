@@ -16,8 +16,8 @@ const OPEN_FLAGS: u32 = 0x07ff_ffff;
 const ROBUST_LIST: u32 = 24;
 /// `SECBIT_*` up to those of 6.14.
 const SECURE_BITS: u32 = 0xfff;
-/// Bits of MXCSR; the others cannot be loaded.
-const MXCSR: u32 = 0xffff;
+/// Bits of MXCSR, with AMD's of misaligned accesses; the others cannot be loaded.
+const MXCSR: u32 = 0x2_ffff;
 /// `SS_ONSTACK`, `SS_DISABLE` and `SS_AUTODISARM`.
 const STACK_FLAGS: u32 = 0x8000_0003;
 /// Microseconds of a timeout.

@@ -273,7 +273,7 @@ fn a_server_that_stands_still_is_given_up() {
             (format!("127.0.0.1:{port}"), said)
         };
         let what = if n == 0 { "recv: it said" } else { "send: it took" };
-        let error = format!("page server {name}: {what} nothing for 1 s, which is --timeout");
+        let error = format!("page server {name}: {what} nothing for 6 s (6 times --timeout)");
         assert!(said.contains(&error), "{said}");
         assert!(!images.join("inventory.img").exists());
         fs::write(flow.sandbox.path(&format!("end{n}")), "").expect("end");

@@ -26,6 +26,8 @@ use std::time::{Duration, Instant};
 const BUFFERS: usize = 4;
 /// How often a wait looks whether the dump should stop.
 const TICK: u16 = 500;
+/// How many times `--timeout` it may stand still: a slow disk may make it.
+const STILL: u64 = 6;
 /// How long a server may take to accept.
 const CONNECT: Duration = Duration::from_secs(10);
 
@@ -56,7 +58,7 @@ impl Stream {
             if let Some(limit) = self.patience.filter(|limit| began.elapsed() >= *limit) {
                 let what = if event == PollFlags::POLLIN { "said" } else { "took" };
                 let secs = limit.as_secs();
-                let words = format!("it {what} nothing for {secs} s, which is --timeout");
+                let words = format!("it {what} nothing for {secs} s ({STILL} times --timeout)");
                 return Err(io::Error::new(io::ErrorKind::TimedOut, words));
             }
         }
@@ -113,7 +115,7 @@ impl Server {
         let failed = |source| Error::Server { server: server.to_string(), source };
         let socket = open(server).map_err(failed)?;
         let secs = u64::from(request.timeout_secs);
-        let patience = (secs > 0).then(|| Duration::from_secs(secs));
+        let patience = (secs > 0).then(|| Duration::from_secs(secs.saturating_mul(STILL)));
         let client = Client::new(
             Stream { socket, stop, patience },
             // Whoever gave it may keep it open.

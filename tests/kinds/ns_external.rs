@@ -92,7 +92,8 @@ fn a_pid_namespace_is_handed_over() {
     check(
         "threads",
         "touch /mnt/ns; setsid unshare --pid=/mnt/ns --fork --mount-proc sleep 1000 \
-            </dev/null >/dev/null 2>&1 & sleep 0.3",
+            </dev/null >/dev/null 2>&1 & \
+            until grep -q ' /mnt/ns ' /proc/self/mountinfo; do sleep 0.05; done",
         "nsenter --pid=/mnt/ns setsid",
         "pid",
     );

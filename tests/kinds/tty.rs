@@ -23,3 +23,9 @@ fn pty_keeps_locks_and_modes() {
 fn pty_keeps_queued_data() {
     Subject::new("pty").args(&["queue"]).check();
 }
+
+/// Images know terminals by their number alone.
+#[test]
+fn one_number_in_two_instances_of_devpts_is_refused() {
+    Subject::new("pty_two").refused("pts 0 of two instances of devpts").check();
+}

@@ -126,8 +126,18 @@ impl FileTable {
             return Ok(i.id);
         }
         let id = index << 1 | u32::from(tty == Tty::Master);
-        if self.ttys.infos.iter().any(|i| i.id == id) {
-            return Ok(id);
+        if let Some(known) = self.ttys.infos.iter().find(|i| i.id == id) {
+            // A master is opened once: the second one is another. A slave says where it is.
+            let another = match tty {
+                Tty::Master => true,
+                Tty::Slave => known.dev != Some(dev),
+                _ => false,
+            };
+            return if another && kind == TtyType::Pty {
+                Err(two_instances(index))
+            } else {
+                Ok(id)
+            };
         }
         let (sid, pgrp) = self.session_of(open, tty, rdev)?;
         let own = open.own;
@@ -195,6 +205,16 @@ impl FileTable {
         for info in &self.ttys.infos {
             let alone = info.id & 1 == 0 && !self.ttys.infos.iter().any(|i| i.id == info.id | 1);
             let Some(end) = self.ttys.ends.get(&info.id) else { continue };
+            let master = self.ttys.ends.get(&(info.id | 1)).filter(|_| !alone && info.id & 1 == 0);
+            // Its own slave can be opened where it is unlocked, as it is where one is open.
+            let own = master.and_then(|m| {
+                let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+                let peer = sys::tty::open_peer(m.fd.as_fd(), TIOCGPTPEER, flags).ok()?;
+                Some(user_dev(nix::sys::stat::fstat(&peer).ok()?.st_dev))
+            });
+            if own.is_some_and(|dev| info.dev != Some(dev)) {
+                return Err(self.walk.descs[end.desc].error(two_instances(info.id >> 1)));
+            }
             let unread = int(end.fd.as_fd(), libc::FIONREAD).unwrap_or(0);
             if alone && self.request.orphan_pts_master && unread > 0 {
                 log::warn!(
@@ -241,6 +261,11 @@ impl FileTable {
         out.finish()?;
         Ok(queues)
     }
+}
+
+/// Images know the ends of a terminal by its index alone.
+fn two_instances(index: u32) -> Why {
+    Why::refused(format!("not supported yet: pts {index} of two instances of devpts"))
 }
 
 fn pty_index(open: &Open<'_>, tty: Tty) -> Result<u32, Why> {

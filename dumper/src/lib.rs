@@ -48,6 +48,7 @@ pub mod parse {
     pub use crate::files::parse as files;
     pub use crate::mm::parse_auxv;
     pub use crate::mm::smaps::parse as smaps;
+    pub use crate::ns::fuzz as ns;
     pub use crate::pages::scan::pagemap;
 
     /// `/proc/PID/timers`: whether it parses.
@@ -58,6 +59,17 @@ pub mod parse {
     /// `/proc/PID/limits`: whether it parses.
     pub fn limits(text: &str) -> bool {
         crate::task::rlimits::parse(text).is_some()
+    }
+
+    /// The hierarchies that `/proc/self/mountinfo` shows: how many.
+    pub fn hierarchies(text: &str) -> usize {
+        crate::task::cgroup_dirs::mounts(text).len()
+    }
+
+    /// `/proc/net/igmp` and `/proc/net/igmp6`: how many memberships.
+    pub fn memberships(text: &str) -> [usize; 2] {
+        use crate::files::multicast::{igmp, igmp6};
+        [igmp(text).len(), igmp6(text).len()]
     }
 
     /// `/proc/PID/cgroup`: how many groups.

@@ -41,7 +41,11 @@ libfuzzer_sys::fuzz_target!(|input: (&[u8], &[u8])| {
         let mut page = [0; 5000];
         for at in [0, end.saturating_sub(PAGE_SIZE), end / 2, u64::MAX - 100] {
             _ = source.read_at(at, &mut page);
-            assert!(source.within(at..at.saturating_add(PAGE_SIZE)).all(|s| s.pages == 1 || at % PAGE_SIZE != 0));
+            assert!(
+                source
+                    .within(at..at.saturating_add(PAGE_SIZE))
+                    .all(|s| s.pages == 1 || at % PAGE_SIZE != 0)
+            );
         }
     });
 });

@@ -107,7 +107,7 @@ pub fn verify(dir: &Dir, threads: usize) -> Result<(usize, Vec<Bad>)> {
     if dir.len_bytes(image)?.is_none() {
         return Err(Error::Absent { file: image.file_name() });
     }
-    let entries: Vec<AmberFileEntry> = dir.read_all(image)?;
+    let entries = entries(dir)?;
     let mut bad = Vec::new();
     for entry in &entries {
         bad.extend(check(dir, entry, threads.max(1))?);
@@ -121,7 +121,7 @@ pub fn check_images(dir: &Dir) -> Result<()> {
     if dir.len_bytes(Image::Manifest)?.is_none() {
         return Ok(());
     }
-    for entry in dir.read_all::<AmberFileEntry>(Image::Manifest)? {
+    for entry in entries(dir)? {
         let bad = if entry.name.starts_with("pages-") {
             let size = dir.open_file(&entry.name)?.and_then(|f| f.metadata().ok()).map(|m| m.len());
             let what = || format!("the file has not its {} bytes", entry.size);
@@ -139,6 +139,18 @@ pub fn check_images(dir: &Dir) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What the manifest says, of files of this directory alone.
+fn entries(dir: &Dir) -> Result<Vec<AmberFileEntry>> {
+    let entries: Vec<AmberFileEntry> = dir.read_all(Image::Manifest)?;
+    match entries.iter().find(|e| e.name.contains('/') || !is_image(&e.name)) {
+        None => Ok(entries),
+        Some(AmberFileEntry { name, .. }) => {
+            let reason = format!("name {name:?} is that of no image");
+            Err(Error::invalid(Image::Manifest.file_name(), reason))
+        }
+    }
 }
 
 fn check(dir: &Dir, entry: &AmberFileEntry, threads: usize) -> Result<Option<Bad>> {

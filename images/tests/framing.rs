@@ -162,3 +162,17 @@ fn a_short_payload_is_an_error() {
     let message = reader.skip_payload(entry.bytes.into()).unwrap_err().to_string();
     assert!(message.ends_with("payload of entry 0 is cut short: 3 of 4294967295 bytes"));
 }
+
+#[test]
+fn a_manifest_tells_of_no_files_outside() {
+    use images::{manifest, proto::AmberFileEntry};
+    for name in ["../passwd", "/etc/passwd", "passwd", "/dev/zero.img"] {
+        let (_temp, dir) = dir();
+        let entry = AmberFileEntry { name: name.into(), ..AmberFileEntry::default() };
+        manifest::write(&dir, vec![entry]).unwrap();
+        for got in [manifest::verify(&dir, 1).map(drop), manifest::check_images(&dir)] {
+            let said = got.unwrap_err().to_string();
+            assert!(said.contains("is that of no image"), "{name}: {said}");
+        }
+    }
+}

@@ -143,7 +143,7 @@ fn read(path: &str) -> Result<String, sys::Error> {
 }
 
 /// Parses `/proc/PID/cgroup`.
-fn cgroups(text: &str) -> BTreeMap<String, String> {
+pub(crate) fn cgroups(text: &str) -> BTreeMap<String, String> {
     let line = |l: &str| {
         let mut parts = l.splitn(3, ':').skip(1);
         Some((parts.next()?.to_owned(), parts.next()?.to_owned()))

@@ -34,3 +34,13 @@ pub fn vdso(saved: (&[u8], u64), running: (&[u8], u64)) -> bool {
 pub fn build_id(file: &File) -> Option<Vec<u32>> {
     files::build_id::of(file)
 }
+
+/// `/proc/PID/maps`: how many mappings.
+pub fn maps(text: &str) -> usize {
+    text.lines().filter_map(crate::facts::map_line).count()
+}
+
+/// `/proc/PID/cgroup`: how many hierarchies.
+pub fn cgroups(text: &str) -> usize {
+    crate::facts::cgroups(text).len()
+}

@@ -23,7 +23,7 @@ mod irmap;
 mod kind;
 mod memfd;
 mod mounts;
-mod multicast;
+pub(crate) mod multicast;
 mod net_lock;
 mod netlink_sk;
 mod ns_file;

@@ -186,7 +186,7 @@ fn sets(map: &super::user::Maps) -> Result<Vec<(IpcSemEntry, Vec<u16>)>, Error> 
 
 /// A line of `/proc/sysvipc`, with the names of its columns.
 #[derive(Debug)]
-struct Row {
+pub(super) struct Row {
     kind: &'static str,
     fields: Vec<(String, String)>,
 }
@@ -235,7 +235,7 @@ fn table(kind: &'static str) -> Result<Vec<Row>, Error> {
     Ok(parse(kind, &String::from_utf8_lossy(&text)))
 }
 
-fn parse(kind: &'static str, text: &str) -> Vec<Row> {
+pub(super) fn parse(kind: &'static str, text: &str) -> Vec<Row> {
     let mut lines = text.lines();
     let names: Vec<&str> = lines.next().unwrap_or("").split_ascii_whitespace().collect();
     let row = |line: &str| {

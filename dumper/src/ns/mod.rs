@@ -18,6 +18,7 @@
 //! images is [`Task::vpid`], a number in the tree's.
 
 mod cgroup;
+pub mod fuzz;
 pub(crate) mod ipc;
 pub(crate) mod mnt;
 mod net;

@@ -45,7 +45,10 @@ fn nanos(sec: i64, nsec: i64) -> i128 {
 /// Offsets of the monotonic and the boot clock of a process against the host's.
 fn offsets(pid: &str) -> Result<[i128; 2], Error> {
     let text = parasite::proc::read(format!("/proc/{pid}/timens_offsets"))?;
-    let text = String::from_utf8_lossy(&text);
+    Ok(parse(&String::from_utf8_lossy(&text)))
+}
+
+pub(super) fn parse(text: &str) -> [i128; 2] {
     let of = |names: [&str; 2]| {
         text.lines().find_map(|line| {
             let mut words = line.split_ascii_whitespace();
@@ -54,5 +57,5 @@ fn offsets(pid: &str) -> Result<[i128; 2], Error> {
             names.contains(&name).then(|| nanos(sec, nsec))
         })
     };
-    Ok([of(["monotonic", "1"]).unwrap_or(0), of(["boottime", "7"]).unwrap_or(0)])
+    [of(["monotonic", "1"]).unwrap_or(0), of(["boottime", "7"]).unwrap_or(0)]
 }

@@ -54,7 +54,7 @@ fn inside(map: &[UidGidExtent], outside: u32) -> u32 {
     map.iter().find(within).map_or(OVERFLOW, |e| e.first + (outside - e.lower_first))
 }
 
-fn parse(text: &str) -> Option<Vec<UidGidExtent>> {
+pub(super) fn parse(text: &str) -> Option<Vec<UidGidExtent>> {
     let line = |line: &str| {
         let mut n = line.split_ascii_whitespace().map(str::parse);
         let mut next = || n.next()?.ok();

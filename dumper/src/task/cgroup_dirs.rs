@@ -28,7 +28,7 @@ pub(super) struct Hierarchies {
 
 /// A mounted hierarchy.
 #[derive(Debug, PartialEq, Eq)]
-struct Mount {
+pub(crate) struct Mount {
     /// Directory of the hierarchy that is mounted.
     root: String,
     at: PathBuf,
@@ -66,7 +66,7 @@ impl Hierarchies {
     }
 }
 
-fn mounts(mountinfo: &str) -> Vec<Mount> {
+pub(crate) fn mounts(mountinfo: &str) -> Vec<Mount> {
     mountinfo
         .lines()
         .filter_map(|line| {

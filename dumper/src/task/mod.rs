@@ -1,7 +1,7 @@
 //! State of tasks and threads other than memory and files.
 
 pub(crate) mod cgroup;
-mod cgroup_dirs;
+pub(crate) mod cgroup_dirs;
 mod cgroup_props;
 pub(crate) mod core;
 pub(crate) mod creds;

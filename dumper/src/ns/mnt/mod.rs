@@ -13,6 +13,8 @@ mod fstype;
 mod mountinfo;
 mod options;
 
+pub(super) use mountinfo::parse as parse_mountinfo;
+
 pub use options::MountOptions;
 
 use super::{Cx, Namespace, Namespaces, Role};

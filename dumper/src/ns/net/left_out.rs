@@ -52,7 +52,7 @@ fn list(socket: &mut Socket, request: &Request) -> Result<Vec<u8>, Error> {
 
 /// Link and name of a queueing discipline that is not the kernel's choice: only those have a
 /// number. `struct tcmsg`: family, index, handle, parent.
-fn set_by_somebody(body: &[u8]) -> Option<(u32, String)> {
+pub(super) fn set_by_somebody(body: &[u8]) -> Option<(u32, String)> {
     const TCMSG: usize = 20;
     const TCA_KIND: u16 = 1;
     let word = |at: usize| Some(u32::from_ne_bytes(body.get(at..at + 4)?.try_into().ok()?));

@@ -61,7 +61,7 @@ pub(super) fn collect(route: &mut Socket, request: &Request) -> Result<Vec<Link>
 }
 
 /// `None`: the kernel makes it by itself in each namespace.
-fn parse(message: &Message<'_>, request: &Request) -> Result<Option<Link>, Error> {
+pub(super) fn parse(message: &Message<'_>, request: &Request) -> Result<Option<Link>, Error> {
     let [_, _, t0, t1, i0, i1, i2, i3, f0, f1, f2, f3, ..] = *message.body else {
         let text = "RTM_NEWLINK is too short".into();
         return Err(Error::Failed { text, errno: libc::EIO });

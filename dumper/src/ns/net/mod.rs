@@ -103,11 +103,33 @@ fn group_map(pid: i32) -> Result<Vec<[u32; 3]>, Error> {
     let path = format!("/proc/{pid}/gid_map");
     let text = std::fs::read_to_string(&path)
         .map_err(|e| sys::Error::io(format_args!("read({path})"), &e))?;
+    Ok(id_map(&text))
+}
+
+fn id_map(text: &str) -> Vec<[u32; 3]> {
     let line = |line: &str| {
         let mut words = line.split_whitespace().map(|w| w.parse().ok());
         Some([words.next()??, words.next()??, words.next()??])
     };
-    Ok(text.lines().filter_map(line).collect())
+    text.lines().filter_map(line).collect()
+}
+
+/// Takes `bytes` for answers of the kernel, for fuzzing.
+pub(super) fn parse(bytes: &[u8], request: &crate::Request) {
+    for message in messages(bytes) {
+        drop(links::parse(&message, request));
+        left_out::set_by_somebody(message.body);
+        neigh::is_kept(message.body);
+    }
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        // What is kept is kept again.
+        let kept = raw::kept_routes(bytes, family);
+        assert_eq!(raw::kept_routes(&kept, family), kept);
+    }
+    let kept = raw::further_rules(bytes);
+    assert_eq!(raw::further_rules(&kept), kept);
+    let map = id_map(&String::from_utf8_lossy(bytes));
+    inside_group(&map, 7);
 }
 
 fn inside_group(map: &[[u32; 3]], group: u32) -> u32 {

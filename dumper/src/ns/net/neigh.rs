@@ -33,7 +33,7 @@ pub(super) fn collect(route: &mut Socket) -> Result<Vec<u8>, Error> {
     Ok(all)
 }
 
-fn is_kept(body: &[u8]) -> bool {
+pub(super) fn is_kept(body: &[u8]) -> bool {
     let [family, _, _, _, _, _, _, _, s0, s1, flags, _, ..] = *body else { return false };
     let state = u16::from_ne_bytes([s0, s1]);
     if i32::from(family) == libc::AF_BRIDGE {

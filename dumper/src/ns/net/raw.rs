@@ -42,7 +42,7 @@ const RTMSG: usize = 12;
 
 /// Routes that the kernel does not make by itself whenever there is an address: all that are not
 /// in the table `local`, of all other tables.
-fn kept_routes(list: &[u8], family: i32) -> Vec<u8> {
+pub(super) fn kept_routes(list: &[u8], family: i32) -> Vec<u8> {
     const LOCAL: u32 = 255;
     const CLONED: u32 = 0x200;
     let mut out = Vec::new();
@@ -67,7 +67,7 @@ fn kept_routes(list: &[u8], family: i32) -> Vec<u8> {
 
 /// Rules of IPv6 besides those that every namespace has. CRIU leaves them all out; with these,
 /// its restore makes them too.
-fn further_rules(list: &[u8]) -> Vec<u8> {
+pub(super) fn further_rules(list: &[u8]) -> Vec<u8> {
     const FRA_PRIORITY: u16 = 6;
     const FRA_TABLE: u16 = 15;
     let mut out = Vec::new();

@@ -145,6 +145,7 @@ fn a_restore_that_fails_leaves_no_mount() {
         .filter(|path| path.to_string_lossy().contains("tmpfs-dev"))
         .collect();
     assert!(archives.len() > 5, "{archives:?}");
+    sandbox.empty().expect("dumped");
     let before = outside(&sandbox);
     for (n, archive) in archives.iter().enumerate().step_by(3) {
         let whole = std::fs::read(archive).expect("archive");

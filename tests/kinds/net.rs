@@ -2,7 +2,7 @@
 //! Network namespaces.
 
 use crate::Subject;
-use crate::support::{Criu, LIMIT, Sandbox, dump, restore, subject};
+use crate::support::{Criu, LIMIT, Sandbox, dump, restore, subject, wait_for};
 use std::path::Path;
 
 const LINKS: &str = "ip -d -o link | sed -E 's/(forward_delay|gc|hello|tcn|topology_change|hold|\
@@ -276,4 +276,42 @@ fn a_namespace_with_a_name_stays_locked_until_the_restore() {
     assert_eq!(rules(), "");
     sandbox.go();
     assert_eq!(sandbox.hear(&["ok", "bad"], LIMIT).as_deref(), Some("ok"));
+}
+
+/// Whenever a restore fails: no link, no bridge port, no rule of it is left outside.
+#[test]
+fn a_restore_that_fails_leaves_no_link_and_no_rule() {
+    let setup = "ip link add v0 type veth peer name outside netns 1 && ip addr add 10.1.0.1/24 dev v0 \
+        && ip link set v0 up && nft add table inet mine";
+    let sandbox = Sandbox::new("netns");
+    sandbox.shell("ip link add br0 type bridge && ip link set br0 up");
+    let dir = sandbox.dir().to_str().expect("utf-8").to_owned();
+    let show = "ip -4 -o addr; nft list ruleset";
+    sandbox.start_in("net", &subject("netns"), &[&dir, setup, show]);
+    let heard = sandbox.hear(&["ready", "bad", "skip"], LIMIT).expect("never got ready");
+    let pid = heard.strip_prefix("ready ").unwrap_or_else(|| panic!("{heard}"));
+    let images = sandbox.path("images");
+    std::fs::create_dir(&images).expect("images");
+    dump(&sandbox, &Criu::ours(), pid, &images, &[]).expect("dump");
+    let outside = || sandbox.shell("ip -o link | cut -d: -f2; nft list ruleset; ls /proc/self/ns");
+    wait_for(LIMIT, || (!outside().contains("outside")).then_some(())).expect("the old link goes");
+    let before = outside();
+    let script = sandbox.path("fail.sh");
+    std::fs::write(&script, "#!/bin/sh\n[ $CRTOOLS_SCRIPT_ACTION != $(cat ${0%/*}/when) ]\n")
+        .expect("sh");
+    sandbox.shell("chmod +x fail.sh");
+    let script = script.to_str().expect("utf-8");
+    let args = ["--external", "veth[v0]:outside@br0", "--action-script", script];
+    for when in ["pre-restore", "setup-namespaces", "post-setup-namespaces", "post-restore"] {
+        std::fs::write(sandbox.path("when"), when).expect("when");
+        let said = restore(&sandbox, &Criu::ours(), &images, &args).expect_err(when);
+        assert!(said.contains(when), "{when}: {said}");
+        sandbox.empty().expect("no task");
+        // The kernel takes a namespace apart when it finds the time.
+        let same = wait_for(LIMIT, || (outside() == before).then_some(()));
+        assert!(same.is_some(), "{when}: {before} became {}", outside());
+    }
+    restore(&sandbox, &Criu::ours(), &images, &args[..2]).expect("restore");
+    assert!(outside().contains("outside"));
+    sandbox.finish();
 }

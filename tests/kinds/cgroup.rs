@@ -320,3 +320,39 @@ fn hierarchies_that_are_not_mounted_here_are_found() {
     run.sandbox.shell(&format!("kill -9 {}", pids.join(" ")));
     run.sandbox.empty().expect("all ended");
 }
+
+/// `--cgroup-yard`: each hierarchy in a directory that has its name.
+#[test]
+fn hierarchies_are_looked_for_in_a_yard() {
+    let fill = "mkdir yard; mount -t tmpfs yard yard; cut -d: -f2 /proc/self/cgroup >all
+        while read -r name; do
+            at=yard/${name:-unified}; at=${at/name=/}; mkdir $at
+            case $name in
+                \"\") mount -t cgroup2 none $at ;;
+                name=*) mount -t cgroup -o none,$name none $at ;;
+                *) mount -t cgroup -o $name none $at ;;
+            esac
+        done <all";
+    for (by, to) in directions(&Criu::ours(), Criu::stock().as_ref()) {
+        let Some(run) = Run::new(false, &[]) else { return };
+        run.sandbox.shell(fill);
+        let yard = run.sandbox.path("yard");
+        let yard = ["--cgroup-yard", yard.to_str().expect("utf-8")];
+        let none = ["--cgroup-yard", "/proc"];
+        if by.name == "ours" {
+            let error = run.dump(&by, &none).expect_err("no yard");
+            assert!(error.contains("--cgroup-yard has no hierarchy of"), "{error}");
+        }
+        run.dump(&by, &yard).unwrap_or_else(|e| panic!("{} -> {}: {e}", by.name, to.name));
+        run.sandbox.empty().expect("dumped");
+        run.before.remove();
+        if to.name == "ours" {
+            let error = restore(&run.sandbox, &to, &run.images, &none).expect_err("no yard");
+            assert!(error.contains("/proc/"), "{error}");
+        }
+        let done = restore(&run.sandbox, &to, &run.images, &yard);
+        done.unwrap_or_else(|e| panic!("{} -> {}: {e}", by.name, to.name));
+        run.finish();
+        run.before.remove();
+    }
+}

@@ -87,6 +87,18 @@ pub(crate) fn mounts(mountinfo: &str) -> Vec<Mount> {
 }
 
 impl Hierarchies {
+    /// A yard, if one is given, has the hierarchy `name`: else its groups would seem to be gone.
+    fn check_yard(&self, name: &str) -> Result<(), Error> {
+        let place = self.yard.as_ref().and_then(|_| self.dir(name, "/"));
+        match place.filter(|place| !place.is_dir()) {
+            None => Ok(()),
+            Some(place) => Err(Error::Refused(format!(
+                "control groups: --cgroup-yard has no hierarchy of {name:?}: no directory {}",
+                place.display()
+            ))),
+        }
+    }
+
     /// The same in a mount of our own, for hierarchies that only others have mounted.
     fn own_dir(&self, name: &str, path: &str) -> Result<PathBuf, sys::Error> {
         use std::collections::hash_map::Entry;
@@ -108,6 +120,7 @@ pub(super) fn controller(
     tops: Vec<&str>,
     freezer: Option<&Freezer>,
 ) -> Result<CgControllerEntry, Error> {
+    hierarchies.check_yard(name)?;
     let mut dirs = Vec::new();
     for top in tops {
         let path = match hierarchies.dir(name, top) {

@@ -109,9 +109,12 @@ fn request(random: &mut Random, images: &Images) -> Vec<u8> {
             bytes.extend(more);
         }
     }
-    // leave_running, and no directory by a path: the file system is that of the machine.
-    varint(3 << 3, &mut bytes);
-    varint(1, &mut bytes);
+    // leave_running, not leave_stopped, and no directory by a path: the file system is that of the
+    // machine.
+    for (number, value) in [(3, 1), (69, 0)] {
+        varint(number << 3, &mut bytes);
+        varint(value, &mut bytes);
+    }
     let nowhere = b"/nowhere";
     varint(68 << 3 | 2, &mut bytes);
     varint(nowhere.len() as u64, &mut bytes);
@@ -139,7 +142,14 @@ fn request(random: &mut Random, images: &Images) -> Vec<u8> {
     }
     if random.below(6) == 0 && !out.is_empty() {
         let at = random.below(out.len() as u64) as usize;
-        out[at] ^= 1 << random.below(8);
+        let bit = 1 << random.below(8);
+        out[at] ^= bit;
+        // A good request for a dump that ends or stops the tree may do so.
+        let opts = CriuReq::decode(&out[..]).map(|request| request.opts.unwrap_or_default());
+        let runs = |o: CriuOpts| o.leave_running == Some(true) && o.leave_stopped != Some(true);
+        if opts.is_ok_and(|opts| !runs(opts)) {
+            out[at] ^= bit;
+        }
     }
     out
 }

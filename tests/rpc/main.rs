@@ -11,6 +11,7 @@ mod inside;
 mod support;
 
 use std::path::Path;
+use std::time::Duration;
 use support::{Criu, LIMIT, Sandbox, subject, tail};
 
 /// Which test it is the inner half of.
@@ -66,7 +67,10 @@ fn run(criu: &Criu, name: &str, what: Subject) {
         .env(INHERITED, subject("inherited"))
         .env("RUST_BACKTRACE", "0")
         .env_remove("CRIU_CONFIG_FILE");
-    let ended = sandbox.wait(command.spawn().expect("nsenter"), LIMIT);
+    // Those of the fuzz may be many.
+    let requests = std::env::var("AMBER_REQUESTS").ok().and_then(|n| n.parse().ok());
+    let limit = LIMIT + Duration::from_millis(500) * requests.unwrap_or(0);
+    let ended = sandbox.wait(command.spawn().expect("nsenter"), limit);
     let logs = || {
         let log = |name: &str| tail(&sandbox.path(name), 25);
         log("client.out") + &log("images/dump.log") + &log("images/restore.log")

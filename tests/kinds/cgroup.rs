@@ -64,7 +64,7 @@ fn remove(group: &Path) {
             remove(&entry.path());
         }
     }
-    for _ in 0..200 {
+    for _ in 0..3000 {
         if fs::remove_dir(group).is_ok() || !group.exists() {
             return;
         }

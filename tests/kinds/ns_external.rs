@@ -3,7 +3,6 @@
 
 use crate::support::{Criu, LIMIT, Sandbox, directions, subject, tail, wait_for};
 use std::path::Path;
-use std::time::Duration;
 
 /// A subject in a namespace that is bound to `/mnt/ns`, dumped as external, restored into another
 /// one that is bound there meanwhile.
@@ -51,7 +50,7 @@ fn one(
     if !ended.success() {
         return Err(format!("{ended:?} {}", log("dump.log")));
     }
-    let gone = wait_for(Duration::from_secs(5), || (sandbox.pids() == before).then_some(()));
+    let gone = wait_for(LIMIT, || (sandbox.pids() == before).then_some(()));
     gone.ok_or("it is still there")?;
     if kind == "net" {
         sandbox.shell(&format!("umount /mnt/ns; {make}"));

@@ -240,9 +240,10 @@ impl Sandbox {
         pids
     }
 
-    /// Whether all is gone but process 1, within the time that reaping needs.
+    /// Whether all is gone but process 1, within the time that reaping needs (on a machine that is
+    /// emulated, too).
     pub fn empty(&self) -> Result<(), String> {
-        let gone = wait_for(Duration::from_secs(5), || self.pids().is_empty().then_some(()));
+        let gone = wait_for(Duration::from_secs(30), || self.pids().is_empty().then_some(()));
         gone.ok_or_else(|| {
             let left = self.pids().into_iter().map(|pid| {
                 let stat = self.inside(&format!("/proc/{pid}/stat"));

@@ -97,7 +97,8 @@ fn selinux() -> bool {
         }
         let policy = std::env::temp_dir().join("amber-selinux-policy");
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kinds/selinux.conf");
-        let args = ["-M", "-U", "allow", "-o"];
+        // By default it is of a version that only the newest kernels read.
+        let args = ["-M", "-c", "31", "-U", "allow", "-o"];
         let made = Command::new("checkpolicy").args(args).arg(&policy).arg(source).output();
         let made = made.map_err(|e| format!("checkpolicy: {e}"))?;
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));

@@ -115,7 +115,8 @@ impl FileTable {
     ) -> Result<(Vec<u8>, MaybeLost), Why> {
         let Some(there) = there else {
             return Err(Why::refused(
-                "the path does not exist: the mount of the file is gone or covered",
+                "the path is not to be found: the mount of the file is gone or covered, or a \
+                 directory on the way is closed to us",
             ));
         };
         let device =

@@ -1,13 +1,12 @@
 //! `criu page-server`: writes the pages that a dump elsewhere sends. One connection, then it ends.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{Ipv4Addr, TcpListener, ToSocketAddrs};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::Context as _;
-use images::page_server::{Server, Settings};
+use images::page_server::{Server, Settings, Stream, Wait};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::options::Raw;
@@ -87,7 +86,7 @@ impl Waiting {
             }
         };
         sys::net::keep_alive(socket.as_fd());
-        Ok(Server::new(Stream(socket.into()), &self.dir, self.settings)?.serve()?)
+        Ok(Server::new(Stream::new(socket, Patience), &self.dir, self.settings)?.serve()?)
     }
 }
 
@@ -113,43 +112,15 @@ fn link_parent(dir: &images::Dir, previous: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A connection, blocking or not: what was given may be either.
+/// Waits as long as it takes.
 #[derive(Debug)]
-struct Stream(File);
+struct Patience;
 
-impl Stream {
-    fn when<T>(
-        &mut self,
-        event: PollFlags,
-        mut call: impl FnMut(&mut File) -> io::Result<T>,
-    ) -> io::Result<T> {
-        loop {
-            match call(&mut self.0) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    let mut fds = [PollFd::new(self.0.as_fd(), event)];
-                    match poll(&mut fds, PollTimeout::NONE) {
-                        Ok(_) | Err(nix::Error::EINTR) => {}
-                        Err(e) => return Err(e.into()),
-                    }
-                }
-                done => return done,
-            }
+impl Wait for Patience {
+    fn wait(&self, socket: BorrowedFd<'_>, event: PollFlags) -> io::Result<()> {
+        match poll(&mut [PollFd::new(socket, event)], PollTimeout::NONE) {
+            Ok(_) | Err(nix::Error::EINTR) => Ok(()),
+            Err(e) => Err(e.into()),
         }
-    }
-}
-
-impl Read for Stream {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.when(PollFlags::POLLIN, |s| s.read(buf))
-    }
-}
-
-impl Write for Stream {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.when(PollFlags::POLLOUT, |s| s.write(buf))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

@@ -8,16 +8,15 @@ use super::select::Run;
 use super::{Control, Error};
 use crate::stop::Stop;
 use crate::{PageServer, Request};
-use images::page_server::{Client, HEADER_LEN};
+use images::page_server::{self, Client, HEADER_LEN, Wait};
 use images::pages::{PAGE_SIZE, PageFlags, PageRange, PageSet};
 use images::proto::AmberSentEntry;
 use images::{Dir, Image};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{MsgFlags, recv, sendmsg};
 use std::collections::HashMap;
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -31,23 +30,20 @@ const STILL: u64 = 6;
 /// How long a server may take to accept.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// A connection, given up when the dump should stop, or when the other end stands still: the tree
-/// is frozen all the while.
+/// A wait given up when the dump should stop, or when the other end stands still: the tree is
+/// frozen all the while.
 #[derive(Debug)]
-pub struct Stream {
-    /// It is never waited for in a call on it, whoever else may have made it blocking.
-    socket: OwnedFd,
+pub struct Patience {
     stop: Stop,
     /// How long the other end may take or say nothing at all.
-    patience: Option<Duration>,
+    limit: Option<Duration>,
 }
 
-impl Stream {
-    fn wait(&self, event: PollFlags) -> io::Result<()> {
+impl Wait for Patience {
+    fn wait(&self, socket: BorrowedFd<'_>, event: PollFlags) -> io::Result<()> {
         let began = Instant::now();
         loop {
-            let mut fds = [PollFd::new(self.socket.as_fd(), event)];
-            match poll(&mut fds, PollTimeout::from(TICK)) {
+            match poll(&mut [PollFd::new(socket, event)], PollTimeout::from(TICK)) {
                 Ok(0) | Err(nix::Error::EINTR) => {}
                 Ok(_) => return Ok(()),
                 Err(e) => return Err(e.into()),
@@ -55,7 +51,7 @@ impl Stream {
             if self.stop.requested() {
                 return Err(nix::Error::ECANCELED.into());
             }
-            if let Some(limit) = self.patience.filter(|limit| began.elapsed() >= *limit) {
+            if let Some(limit) = self.limit.filter(|limit| began.elapsed() >= *limit) {
                 let what = if event == PollFlags::POLLIN { "said" } else { "took" };
                 let secs = limit.as_secs();
                 let words = format!("it {what} nothing for {secs} s ({STILL} times --timeout)");
@@ -63,42 +59,9 @@ impl Stream {
             }
         }
     }
-
-    /// Repeats what would block.
-    fn when<T>(
-        &self,
-        event: PollFlags,
-        mut call: impl FnMut(i32) -> nix::Result<T>,
-    ) -> io::Result<T> {
-        loop {
-            match call(self.socket.as_raw_fd()) {
-                Err(nix::Error::EAGAIN) => self.wait(event)?,
-                done => return Ok(done?),
-            }
-        }
-    }
 }
 
-impl Read for Stream {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.when(PollFlags::POLLIN, |socket| recv(socket, buf, MsgFlags::MSG_DONTWAIT))
-    }
-}
-
-impl Write for Stream {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.write_vectored(&[IoSlice::new(buf)])
-    }
-
-    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        self.when(PollFlags::POLLOUT, |socket| sendmsg::<()>(socket, bufs, &[], flags, None))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
+type Stream = page_server::Stream<Patience>;
 
 /// A page server that waits for contents.
 #[derive(Debug)]
@@ -115,9 +78,9 @@ impl Server {
         let failed = |source| Error::Server { server: server.to_string(), source };
         let socket = open(server).map_err(failed)?;
         let secs = u64::from(request.timeout_secs);
-        let patience = (secs > 0).then(|| Duration::from_secs(secs.saturating_mul(STILL)));
+        let limit = (secs > 0).then(|| Duration::from_secs(secs.saturating_mul(STILL)));
         let client = Client::new(
-            Stream { socket, stop, patience },
+            Stream::new(socket, Patience { stop, limit }),
             // Whoever gave it may keep it open.
             matches!(server, PageServer::Socket(_)),
         )

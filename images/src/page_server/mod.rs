@@ -16,10 +16,12 @@
 
 mod client;
 mod server;
+mod stream;
 mod wire;
 
 pub use client::Client;
 pub use server::{Server, Settings};
+pub use stream::{Stream, Wait};
 pub use wire::{Command, HEADER_LEN, Header};
 
 /// What errors call the connection, in the place of the name of an image.

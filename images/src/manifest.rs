@@ -115,20 +115,20 @@ pub fn verify(dir: &Dir, threads: usize) -> Result<(usize, Vec<Bad>)> {
     Ok((entries.len(), bad))
 }
 
-/// Fails if an image is not what the manifest says, where there is one. Of pages images, which are
-/// as large as memory, only the size is looked at: [`verify`] reads them.
-pub fn check_images(dir: &Dir) -> Result<()> {
+/// Fails if an image is not what the manifest says, where there is one. Of compressed pages only the
+/// size is looked at: each of their frames is checked when it is read.
+pub fn check_images(dir: &Dir, threads: usize) -> Result<()> {
     if dir.len_bytes(Image::Manifest)?.is_none() {
         return Ok(());
     }
     for entry in entries(dir)? {
-        let bad = if entry.name.starts_with("pages-") {
+        let bad = if entry.chunk == 0 {
             let size = dir.open_file(&entry.name)?.and_then(|f| f.metadata().ok()).map(|m| m.len());
             let what = || format!("the file has not its {} bytes", entry.size);
             let bad = || Bad { file: entry.name.clone(), bytes: 0..entry.size, what: what() };
             (size != Some(entry.size)).then(bad)
         } else {
-            check(dir, &entry, 1)?
+            check(dir, &entry, threads)?
         };
         if let Some(Bad { file, bytes: Range { start, end }, what }) = bad {
             let manifest = Image::Manifest.file_name();
@@ -214,11 +214,17 @@ fn first_bad_chunk(
         at..(at + chunk).min(entry.size)
     };
     let count = usize::try_from(size.div_ceil(chunk)).unwrap_or(usize::MAX);
+    let spare = Mutex::new(Vec::new());
+    let take = || spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
     let bad = lowest(count, threads, |n| {
         let Range { start, end } = range(n);
-        let mut buf = vec![0; usize::try_from(end - start).unwrap_or(CHUNK)];
+        let mut buf: Vec<u8> = take().unwrap_or_default();
+        buf.resize(usize::try_from(end - start).unwrap_or(CHUNK), 0);
         // What is cut off is told by the size, if nothing before is wrong.
-        end <= size && (file.read_exact_at(&mut buf, start).is_err() || hash(&buf) != hashes[n])
+        let bad = end <= size
+            && (file.read_exact_at(&mut buf, start).is_err() || hash(&buf) != hashes[n]);
+        spare.lock().unwrap_or_else(PoisonError::into_inner).push(buf);
+        bad
     });
     Ok(bad.map(|n| (range(n), "not what was written".into())))
 }

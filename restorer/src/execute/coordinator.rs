@@ -45,7 +45,7 @@ pub(crate) fn run(request: &Request, hooks: &mut dyn Hooks) -> Result<Restored, 
         pids::check(pids::wanted(&cp, &plan.tree), plan.facts.pid_max, pids::owner)?;
     }
     // Last: what is wrong in itself is told in its own words.
-    cp.chain.layers().iter().try_for_each(images::manifest::check_images)?;
+    cp.chain.layers().iter().try_for_each(|dir| images::manifest::check_images(dir, cpus))?;
     log::debug!("plan:\n{}", plan.tree);
     raise_nofile(&plan.facts);
     hook(hooks, Action::PreRestore, None)?;

@@ -30,7 +30,7 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
         let (head, _) = whole.split_at(8);
         fs::write(&name, [head, input].concat()).unwrap();
         let opened = Dir::open(path).unwrap();
-        drop(manifest::check_images(&opened));
+        drop(manifest::check_images(&opened, 1));
         if let Ok((_, bad)) = manifest::verify(&opened, 2) {
             assert!(bad.iter().all(|b| !b.file.contains('/') && b.bytes.start <= b.bytes.end));
         }

@@ -170,7 +170,7 @@ fn a_manifest_tells_of_no_files_outside() {
         let (_temp, dir) = dir();
         let entry = AmberFileEntry { name: name.into(), ..AmberFileEntry::default() };
         manifest::write(&dir, vec![entry]).unwrap();
-        for got in [manifest::verify(&dir, 1).map(drop), manifest::check_images(&dir)] {
+        for got in [manifest::verify(&dir, 1).map(drop), manifest::check_images(&dir, 1)] {
             let said = got.unwrap_err().to_string();
             assert!(said.contains("is that of no image"), "{name}: {said}");
         }

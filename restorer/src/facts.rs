@@ -36,6 +36,8 @@ pub(crate) struct Facts {
     pub(crate) xsave: XsaveLayout,
     /// POSIX timers can be made with chosen ids.
     pub(crate) timer_ids: bool,
+    /// Processes can be made with chosen numbers.
+    pub(crate) set_tid: bool,
     /// Capabilities in effect in the first user namespace, for tasks too.
     pub(crate) rights: u64,
     /// Processors and NUMA nodes that are here, as bits; empty: unknown.
@@ -99,6 +101,7 @@ impl Facts {
             vdso: vdso()?,
             xsave: sys::arena::xsave_layout(),
             timer_ids,
+            set_tid: sys::probe::clone3_set_tid(),
             cpus: online("cpu"),
             nodes: online("node"),
             cgroups: cgroups(&read("/proc/self/cgroup").unwrap_or_default()),

@@ -10,6 +10,7 @@ mod again;
 mod cgroup;
 mod eventfd;
 mod eventpoll;
+mod fallback;
 mod fdinfo;
 mod file_lock;
 mod fsnotify;

@@ -168,6 +168,8 @@ pub mod word {
     pub const FAULT_LEN: usize = 5;
     /// Pages that were filled so far.
     pub const FILLED: usize = 6;
+    /// 1 while somebody chooses a number by `ns_last_pid`.
+    pub const CHOOSING: usize = 7;
     /// Where the failed [`crate::Step`] is copied to (20 words), or the text.
     pub const FAULT_DATA: usize = 16;
     /// First of the words which the host uses between its own processes.

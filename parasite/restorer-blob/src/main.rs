@@ -23,14 +23,19 @@ mod nr {
     pub(crate) const WRITE: usize = 1;
     pub(crate) const OPEN: usize = 2;
     pub(crate) const CLOSE: usize = 3;
+    pub(crate) const PWRITE: usize = 18;
     pub(crate) const MREMAP: usize = 25;
     pub(crate) const MADVISE: usize = 28;
+    pub(crate) const NANOSLEEP: usize = 35;
+    pub(crate) const CLONE: usize = 56;
     pub(crate) const EXIT: usize = 60;
     pub(crate) const RT_SIGTIMEDWAIT: usize = 128;
+    pub(crate) const GETTID: usize = 186;
     pub(crate) const FUTEX: usize = 202;
     pub(crate) const IO_SETUP: usize = 206;
     pub(crate) const IO_GETEVENTS: usize = 208;
     pub(crate) const IO_SUBMIT: usize = 209;
+    pub(crate) const SET_TID_ADDRESS: usize = 218;
     pub(crate) const TIMER_CREATE: usize = 222;
     pub(crate) const TIMER_DELETE: usize = 226;
     pub(crate) const CLOCK_GETTIME: usize = 228;
@@ -125,6 +130,7 @@ fn perform(cx: &Context, step: &Step) -> isize {
 
 pub(crate) const EINTR: isize = 4;
 pub(crate) const EAGAIN: isize = 11;
+pub(crate) const EEXIST: isize = 17;
 pub(crate) const EINVAL: isize = 22;
 pub(crate) const EBUSY: isize = 16;
 pub(crate) const EIO: isize = 5;

@@ -33,6 +33,20 @@ impl Shared {
         self.word(word::FILLED).fetch_add(pages, Ordering::Relaxed);
     }
 
+    /// Alone among all processes of the restore from now on, until [`Self::chosen`].
+    pub(crate) fn choose(&self) {
+        let word = self.word(word::CHOOSING);
+        while word.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            futex(word, FUTEX_WAIT, 1);
+        }
+    }
+
+    pub(crate) fn chosen(&self) {
+        let word = self.word(word::CHOOSING);
+        word.store(0, Ordering::Release);
+        wake(word);
+    }
+
     /// One less to wait for; the last one wakes the coordinator.
     pub(crate) fn report(&self) {
         let left = self.word(word::LEFT);

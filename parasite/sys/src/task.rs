@@ -41,6 +41,22 @@ pub unsafe fn fork_with(flags: u64, set_tid: &[i32], exit_signal: i32) -> Result
     }
 }
 
+/// `clone(2)` as a fork, for kernels without [`fork_with`]: of the flags, `CLONE_NEWTIME` is not
+/// known, and a pid cannot be chosen.
+///
+/// # Safety
+/// As [`fork_with`].
+pub unsafe fn fork_plain(flags: u64, exit_signal: i32) -> Result<Forked> {
+    let signal = if flags & libc::CLONE_PARENT as u64 == 0 { exit_signal as u64 } else { 0 };
+    // SAFETY: without a stack and without CLONE_VM the child gets a copy of the one it returns on;
+    // no flag asks for a number to be stored anywhere.
+    let ret = unsafe { libc::syscall(libc::SYS_clone, flags | signal, 0, 0, 0, 0) };
+    match check(ret, || format!("clone({flags:#x})"))? {
+        0 => Ok(Forked::Child),
+        pid => Ok(Forked::Parent(pid as i32)),
+    }
+}
+
 /// `prlimit64(2)` read: (soft, hard). `EPERM` for tasks of other users without
 /// CAP_SYS_RESOURCE: read `/proc/PID/limits` then.
 pub fn rlimit(pid: i32, resource: u32) -> Result<(u64, u64)> {

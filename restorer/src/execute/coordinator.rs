@@ -2,16 +2,14 @@
 
 use crate::execute::cgroup::Groups;
 use crate::execute::guard::Front;
-use crate::execute::premap::Pieces;
 use crate::execute::progress::Memory;
+use crate::execute::root::{Quiet, fork_root};
 use crate::execute::stage::{Board, COMPARED, Failure, KEPT, describe};
-use crate::execute::{fill, finish, fork, guard, scripts, task};
+use crate::execute::{fill, finish, guard, scripts};
 use crate::facts::{Facts, Range, map_line};
-use crate::files::{self, Files};
+use crate::files;
 use crate::hooks::ORPHAN_PTS_MASTER;
-use crate::ns::Made;
-use crate::ns::mnt::Outside;
-use crate::ns::pid::{PidPlan, Pids};
+use crate::ns::pid::Pids;
 use crate::plan::tree::Role;
 use crate::plan::{Plan, pids};
 use crate::task::amber::personality_of_criu;
@@ -61,44 +59,9 @@ pub(crate) fn run(request: &Request, hooks: &mut dyn Hooks) -> Result<Restored, 
         },
         |worker| {
             let _quiet = Quiet::enter()?;
-            fork_root(&plan, request, &board, (worker, born))
+            fork_root(&plan, request, &board, (worker, born), |_| ())
         },
     )
-}
-
-/// Forks the root task, whose coordinator is `coordinator`: as a sibling of this process.
-fn fork_root(
-    plan: &Plan<'_>,
-    request: &Request,
-    board: &Board,
-    (coordinator, born): (i32, fn(u32)),
-) -> Result<i32, Error> {
-    let pid = plan.tree.processes[0].pid;
-    let ns = &plan.ns;
-    let flags = libc::CLONE_PARENT as u64;
-    let files = Files::new(&plan.files, request, &plan.cp.chain, board.filled())?;
-    let coordinator = sys::fd::pidfd_open(coordinator, 0)?;
-    let least = files.least();
-    let outside = match &ns.mnt {
-        Some(mnt) => Outside::open(mnt, request, least)?,
-        None => Outside::default(),
-    };
-    let mut context = task::Context {
-        plan,
-        board,
-        born,
-        coordinator: sys::fd::dup_above(coordinator.as_fd(), least)?,
-        made: Made::new(least),
-        outside,
-        request,
-        premaps: Pieces::new(),
-        files,
-    };
-    let born_in = ns.pid.as_ref().map(PidPlan::for_children).transpose()?;
-    let flags = flags | ns.clone_flags();
-    let made = fork::fork(flags, pid.cast_signed(), libc::SIGCHLD, || task::root(&mut context));
-    drop(born_in);
-    made.map_err(|e| Error::from(e).of_task(pid))
 }
 
 /// Leads the tree of `plan` into life, in the worker of `front`.
@@ -162,25 +125,6 @@ fn raise_nofile(facts: &Facts) {
         && soft < hard
     {
         let _ = sys::task::set_rlimit(0, nofile, *hard, *hard);
-    }
-}
-
-/// What a process that forks the root changes of itself meanwhile, as the root inherits it.
-struct Quiet {
-    mask: u64,
-}
-
-impl Quiet {
-    fn enter() -> Result<Self, Error> {
-        sys::arena::rseq_unregister()?;
-        sys::arena::default_action(libc::SIGCHLD)?;
-        Ok(Self { mask: sys::arena::swap_signal_mask(u64::MAX)? })
-    }
-}
-
-impl Drop for Quiet {
-    fn drop(&mut self) {
-        let _ = sys::arena::swap_signal_mask(self.mask);
     }
 }
 
@@ -319,7 +263,9 @@ impl Tree<'_> {
             self.front.fork_root()?
         } else {
             let own = std::process::id().cast_signed();
-            fork_root(self.plan, self.request, self.board, (own, self.born))?
+            fork_root(self.plan, self.request, self.board, (own, self.born), |pid| {
+                self.front.reap(pid)
+            })?
         };
         self.pids = Pids::new(self.root, ns.pid.is_some())?;
         ptrace::seize(self.root, finish::options(self.plan))?;

@@ -8,6 +8,7 @@
 //! The root task becomes a child of the front, as if that had made it; or its sibling: then the
 //! front forks it, as the worker's siblings are the front's children.
 
+use crate::execute::fork;
 use crate::{Error, Restored};
 use images::proto::RestoreStatsEntry;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -36,6 +37,8 @@ mod tag {
     pub(super) const FAILED: u8 = b'F';
     /// A hook failed: its exit code, then the length and its name.
     pub(super) const HOOK: u8 = b'h';
+    /// A child of the front's that ends at once, as somebody else had taken its number: its pid.
+    pub(super) const REAP: u8 = b'Z';
     /// The worker's wish that the front fork the root, and the answer: the root's pid.
     pub(super) const ROOT: u8 = b'R';
 }
@@ -51,6 +54,12 @@ impl Front {
     /// Whether nobody wants the restore any more.
     pub(crate) fn is_gone(&self) -> bool {
         sys::arena::getppid() != self.pid
+    }
+
+    /// Has the front wait for its child that ends at once.
+    pub(crate) fn reap(&self, pid: i32) {
+        // It may be gone itself: then another does.
+        let _ = send(&self.stream, tag::REAP, pid, &[]);
     }
 
     /// Has the front fork the root task, which then is its sibling: for `--restore-sibling`.
@@ -189,6 +198,10 @@ fn listen(
             }
         }
         let (said, number, body) = receive(worker)?;
+        if said == tag::REAP {
+            fork::reap(number);
+            continue;
+        }
         if said != tag::ROOT {
             break (said, number, body);
         }

@@ -15,6 +15,7 @@ mod fork;
 mod guard;
 mod premap;
 mod progress;
+mod root;
 mod scripts;
 mod stage;
 mod task;

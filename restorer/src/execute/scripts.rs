@@ -18,6 +18,8 @@ use std::os::fd::RawFd;
 /// What of files is left for the blob.
 #[derive(Debug, Default)]
 pub(crate) struct Late {
+    /// Of `ns_last_pid`, if threads get their numbers by it.
+    pub(crate) last_pid: Option<RawFd>,
     /// Seals to be added: (descriptor, seals).
     pub(crate) seals: Vec<(RawFd, u32)>,
     /// First descriptor that is ours and not the task's, and the next that is not.
@@ -65,7 +67,8 @@ pub(crate) fn write(
     leader_last(plan, process, (task, live), late, &mut script, &mut data)?;
     let steps = script.place(&mut data)?;
 
-    let words = [shared, steps, u64::from(task.pid), u64::MAX];
+    let last_pid = i64::from(late.last_pid.unwrap_or(-1)).cast_unsigned();
+    let words = [shared, steps, u64::from(task.pid), last_pid];
     for (word, to) in words.iter().zip(data.at(header, 32).chunks_mut(8)) {
         to.copy_from_slice(&word.to_le_bytes());
     }

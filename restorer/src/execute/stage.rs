@@ -23,6 +23,17 @@ pub(crate) struct Board {
     page: SharedPage,
 }
 
+/// See [`Board::choose`].
+#[derive(Debug)]
+pub(crate) struct Choosing<'a>(&'a AtomicU32);
+
+impl Drop for Choosing<'_> {
+    fn drop(&mut self) {
+        self.0.store(0, Ordering::Release);
+        futex_wake(self.0);
+    }
+}
+
 /// A failure that a process reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
@@ -99,6 +110,15 @@ impl Board {
     /// Coordinator: the number that was told.
     pub(crate) fn told(&self, which: usize) -> Option<u32> {
         self.page.words().get(TOLD + which).map(|w| w.load(Ordering::Relaxed))
+    }
+
+    /// Alone among all processes of the restore in choosing a number, until the value is dropped.
+    pub(crate) fn choose(&self) -> Choosing<'_> {
+        let word = &self.page.words()[word::CHOOSING];
+        while word.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            futex_wait(word, 1, Some(Duration::from_millis(100)));
+        }
+        Choosing(word)
     }
 
     /// Pages that the tasks have filled, of 4 KiB; wraps.

@@ -1,6 +1,7 @@
 //! A process of the tree, from its birth to the blob.
 
 use crate::execute::arena::Arena;
+use crate::execute::fork::Numbers;
 use crate::execute::premap::{self, Pieces};
 use crate::execute::scripts::{self, Late};
 use crate::execute::stage::{Board, COMPARED, KEPT};
@@ -24,6 +25,7 @@ use std::convert::Infallible;
 use std::fs;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::rc::Rc;
 use std::time::Duration;
 use sys::arena::exit_now;
 
@@ -32,6 +34,8 @@ use sys::arena::exit_now;
 pub(crate) struct Context<'a> {
     pub(crate) plan: &'a Plan<'a>,
     pub(crate) board: &'a Board,
+    /// How their numbers are chosen.
+    pub(crate) numbers: Rc<Numbers>,
     /// What each of them does first.
     pub(crate) born: fn(u32),
     /// The coordinator, as a pidfd: its number may mean nothing to us.
@@ -186,7 +190,8 @@ fn make(cx: &mut Context<'_>, process: &Process, child: usize) -> Result<(), Err
     let (parent, pid) = (process.pid.cast_signed(), new.pid);
     let at_end = cx.plan.amber.get(&pid).and_then(|a| a.exit_signal);
     let at_end = at_end.map_or(libc::SIGCHLD, u32::cast_signed);
-    let made = fork::fork(flags, pid.cast_signed(), at_end, || {
+    let (numbers, board) = (Rc::clone(&cx.numbers), cx.board);
+    let made = fork::fork(&numbers, board, (flags, at_end), pid.cast_signed(), fork::reap, || {
         (cx.born)(pid);
         if let Err(e) = die_with_parent(parent) {
             fail(cx, pid, &e);
@@ -298,6 +303,7 @@ fn live(cx: &mut Context<'_>, process: &Process, task: &Task) -> Result<Infallib
     let attrs = attrs(cx, task, &mut kept)?;
     let late = Late {
         attrs,
+        last_pid: cx.numbers.fd(),
         seals: cx.files.seals(),
         close: (cx.plan.files.base_fd(), cx.plan.files.service_end()),
         lease_owners: if cx.plan.ns.in_user_ns() {

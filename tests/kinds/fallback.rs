@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Restores where the kernel lacks what they use elsewhere.
-use crate::support::{Criu, LIMIT, Sandbox, dump, restore, subject, tool};
+//! Restores where the kernel lacks what they use elsewhere, or has another vdso; and what has no
+//! fallback.
+use crate::support::{Criu, LIMIT, Sandbox, dump, restore, subject, tool, wait_for};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
@@ -52,4 +53,101 @@ fn restored_without(name: &str, flavour: &str, nr: u32) {
     let log = fs::read_to_string(images.join("restore.log")).expect("log");
     assert!(log.contains("ns_last_pid"), "{log}");
     sandbox.finish();
+}
+
+/// A kernel whose vdso has its functions elsewhere: the saved one calls it. Such a vdso is made of
+/// the saved one, by moving `getcpu` in its symbol table.
+#[test]
+fn an_old_vdso_leads_to_the_one_of_this_kernel() {
+    if Criu::ours_is_stock() {
+        return crate::support::skip("vdso proxy", "of ours");
+    }
+    let sandbox = Sandbox::new("vdso-proxy");
+    let dir = sandbox.dir().display().to_string();
+    sandbox.start(&subject("vdso"), &[&dir, "quiet"]);
+    let heard = sandbox.hear(&["ready", "bad"], LIMIT).expect("ready");
+    let pid = heard.strip_prefix("ready ").expect("ready");
+    let images = sandbox.path("images");
+    fs::create_dir(&images).expect("images");
+    dump(&sandbox, &Criu::ours(), pid, &images, &[]).expect("dump");
+    let pages = images.join("pages-1.img");
+    let mut bytes = fs::read(&pages).expect("pages");
+    move_getcpu(&mut bytes);
+    fs::write(&pages, bytes).expect("pages");
+    restore(&sandbox, &Criu::ours(), &images, &[]).expect("restore");
+    let maps = fs::read_to_string(sandbox.inside(&format!("/proc/{pid}/maps"))).expect("maps");
+    let here = maps.lines().filter(|l| l.ends_with("[vdso]")).count();
+    assert_eq!(here, 1, "this kernel's, beside the old one: {maps}");
+    let saved = fs::read_to_string(images.join("restore.log")).expect("log");
+    assert!(!saved.contains("Error"), "{saved}");
+    sandbox.finish();
+}
+
+/// In the vdso's image among these pages.
+fn move_getcpu(pages: &mut [u8]) {
+    let find = |from: &[u8], what: &[u8]| from.windows(what.len()).position(|w| w == what);
+    let word = |at: &[u8], len: usize| -> usize {
+        at[..len].iter().rev().fold(0, |n, b| n << 8 | usize::from(*b))
+    };
+    let start = pages
+        .chunks(4096)
+        .position(|page| page.starts_with(b"\x7fELF") && find(page, b"__vdso_getcpu\0").is_some());
+    let vdso = &mut pages[start.expect("a vdso") * 4096..];
+    // Section headers are behind the code; the dynamic symbols are found by their own look: name,
+    // info of a function (global or weak), section, value, size.
+    let names = find(vdso, b"\0__vdso_").expect("names");
+    let strings = vdso[..names].iter().rposition(|b| *b != 0).map_or(names, |_| names);
+    let name = |n: usize| &vdso[strings + n..];
+    let mut moved = Vec::new();
+    for at in (0..strings).step_by(8) {
+        let symbol = &vdso[at..at + 24];
+        let is_function = matches!(symbol[4], 0x12 | 0x22) && symbol[5] == 0;
+        let (n, size) = (word(symbol, 4), word(&symbol[16..], 8));
+        let getcpu = [b"__vdso_getcpu\0".as_slice(), b"getcpu\0"];
+        if is_function && n > 0 && n < 512 && getcpu.iter().any(|g| name(n).starts_with(g)) {
+            assert!(size > 28, "room for it");
+            moved.push((at, word(&symbol[8..], 8) + 16));
+        }
+    }
+    assert!(!moved.is_empty(), "getcpu is a symbol");
+    for (at, value) in moved {
+        vdso[at + 8..at + 16].copy_from_slice(&(value as u64).to_le_bytes());
+    }
+}
+
+/// A tree with a 32-bit program is refused by its number, and runs on.
+#[test]
+fn tasks_of_32_bits_are_refused() {
+    let sandbox = Sandbox::new("compat");
+    let source = ".globl _start\n_start: mov $29, %eax\nint $0x80\njmp _start\n";
+    fs::write(sandbox.path("pause.S"), source).expect("source");
+    let build = "cd $DIR; cc -m32 -nostdlib -static -o pause pause.S 2>&1 || true
+        ./pause & p=$!; sleep 0.2; kill $p 2>/dev/null && echo can; true"
+        .replace("$DIR", &sandbox.dir().display().to_string());
+    if !sandbox.shell(&build).contains("can") {
+        return crate::support::skip("32-bit tasks", "no compiler, or no kernel, for them");
+    }
+    let dir = sandbox.dir().display();
+    let script = format!("cd {dir}; ./pause & echo $! >{dir}/pid; wait");
+    sandbox.start(std::path::Path::new("/bin/bash"), &["-c", &script]);
+    let pids = wait_for(LIMIT, || Some(sandbox.pids()).filter(|pids| pids.len() == 2));
+    let pids = pids.expect("bash and its child");
+    let child = wait_for(LIMIT, || {
+        fs::read_to_string(sandbox.path("pid")).ok().filter(|p| p.ends_with('\n'))
+    });
+    let child = child.expect("pid").trim().to_owned();
+    let images = sandbox.path("images");
+    fs::create_dir(&images).expect("images");
+    let root = pids.iter().map(u32::to_string).find(|pid| *pid != child).expect("bash");
+    let said = dump(&sandbox, &Criu::ours(), &root, &images, &[]).expect_err("32-bit code");
+    if !Criu::ours_is_stock() {
+        assert!(said.contains("32-bit code") && said.contains(&child), "{said}");
+        let args = ["check", "--feature", "compat_cr"];
+        assert!(!sandbox.run(&Criu::ours().path, &args, "check.out").success());
+    }
+    for pid in pids {
+        let status = sandbox.inside(&format!("/proc/{pid}/status"));
+        let status = fs::read_to_string(status).expect("it lives");
+        assert!(status.contains("State:\tS") && status.contains("TracerPid:\t0"), "{status}");
+    }
 }

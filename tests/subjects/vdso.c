@@ -30,9 +30,14 @@ static void subject(int argc, char **argv)
 	gettime = dlsym(vdso, "__vdso_clock_gettime");
 	timeofday = dlsym(vdso, "__vdso_gettimeofday");
 	CHECK(gettime && timeofday);
-	CHECK(!pthread_create(&th, 0, busy, 0));
-	while (!atomic_load(&running))
-		msleep(1);
+	// A thread that is just in an old vdso may not go on in another.
+	int quiet = argc > 2 && !strcmp(argv[2], "quiet");
+	compare_maps = !quiet; // one more vdso comes
+	if (!quiet) {
+		CHECK(!pthread_create(&th, 0, busy, 0));
+		while (!atomic_load(&running))
+			msleep(1);
+	}
 	CHECK(!gettime(CLOCK_MONOTONIC, &mono));
 	ready();
 	CHECK(!gettime(CLOCK_MONOTONIC, &later));
@@ -41,6 +46,6 @@ static void subject(int argc, char **argv)
 	CHECK(!timeofday(&tv, 0));
 	CHECK(labs(tv.tv_sec - real.tv_sec) <= 1);
 	atomic_store(&go, 1);
-	CHECK(!pthread_join(th, 0));
+	CHECK(quiet || !pthread_join(th, 0));
 	ok();
 }

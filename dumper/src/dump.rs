@@ -106,7 +106,7 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
 /// that fails here may fail the dump.
 fn write_manifest(dir: &Dir, known: Mutex<Vec<AmberFileEntry>>) {
     let known = known.into_inner().unwrap_or_default();
-    if let Err(e) = manifest::write(dir, known) {
+    if let Err(e) = manifest::write(dir, known, sys::file::boot_id().as_deref()) {
         log::warn!("no manifest: {e}");
         let _ = manifest::remove(dir);
     }

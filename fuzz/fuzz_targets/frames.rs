@@ -6,7 +6,9 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::sync::Arc;
 
-use images::pages::{Codec, Compression, Decoder, Encoder, FrameWriter, Frames, PAGE_SIZE};
+use images::pages::{
+    Codec, Compressed, Compression, Decoder, Encoder, FrameWriter, Frames, PAGE_SIZE,
+};
 
 const LARGE: u32 = 1 << 20;
 
@@ -34,7 +36,7 @@ fn encode(compression: Compression, pages: &[u8]) {
     let file = Arc::new(file());
     let codec = compression.codec;
     let writer = FrameWriter::new(Arc::clone(&file), "pages-1.img".into(), codec, 1 << 20);
-    let made = Encoder::new(compression).unwrap().encode(pages).unwrap();
+    let made = Encoder::new(compression).unwrap().encode(pages, Compressed::default()).unwrap();
     let mut plain = Vec::new();
     match codec {
         Codec::Lz4 => {

@@ -17,7 +17,7 @@ fn dir() -> TempDir {
         fs::write(dir.path().join(name), [7; 9000]).unwrap();
     }
     // Also whole and true, as the seed of others.
-    manifest::write(&Dir::open(dir.path()).unwrap(), Vec::new()).unwrap();
+    manifest::write(&Dir::open(dir.path()).unwrap(), Vec::new(), None).unwrap();
     dir
 }
 
@@ -30,7 +30,7 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
         let (head, _) = whole.split_at(8);
         fs::write(&name, [head, input].concat()).unwrap();
         let opened = Dir::open(path).unwrap();
-        drop(manifest::check_images(&opened, 1));
+        drop(manifest::check_images(&opened, 1, None));
         if let Ok((_, bad)) = manifest::verify(&opened, 2) {
             assert!(bad.iter().all(|b| !b.file.contains('/') && b.bytes.start <= b.bytes.end));
         }

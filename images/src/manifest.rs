@@ -6,18 +6,20 @@
 
 use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use twox_hash::XxHash3_128;
 
 use crate::pages::{Codec, Decoder, Frames};
-use crate::proto::AmberFileEntry;
+use crate::proto::{AmberFileEntry, AmberStampEntry};
 use crate::{Dir, Error, Image, Result};
 
 /// Bytes that one hash is of.
 pub const CHUNK: usize = 512 << 10;
+/// From this size on a file is not read again where it must be what it was.
+const LARGE: u64 = 16 << 20;
 
 /// The hash of one chunk.
 #[must_use]
@@ -27,7 +29,10 @@ pub fn hash(chunk: &[u8]) -> [u8; 16] {
 
 /// Writes the manifest of all images in `dir`; of the files that are `known`, it is known what they
 /// are.
-pub fn write(dir: &Dir, known: Vec<AmberFileEntry>) -> Result<()> {
+///
+/// `boot`: what the kernel calls this start of the machine (`/proc/sys/kernel/random/boot_id`), so
+/// that a restore before the next one need not read large files once more ([`check_images`]).
+pub fn write(dir: &Dir, known: Vec<AmberFileEntry>, boot: Option<&str>) -> Result<()> {
     let mut all = known;
     all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     let mut more = Vec::new();
@@ -38,11 +43,23 @@ pub fn write(dir: &Dir, known: Vec<AmberFileEntry>) -> Result<()> {
     }
     all.extend(more);
     all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    for entry in all.iter_mut().filter(|e| e.chunk != 0 && e.size >= LARGE) {
+        let Some(boot) = boot else { break };
+        let file = dir.open_file(&entry.name)?;
+        entry.stamp = file.and_then(|f| stamp(&f, boot));
+    }
     let mut writer = dir.writer(Image::Manifest)?;
     for entry in &all {
         writer.write(entry)?;
     }
     writer.finish().map(drop)
+}
+
+/// `None`: the kernel does not tell.
+fn stamp(file: &File, boot_id: &str) -> Option<AmberStampEntry> {
+    let meta = file.metadata().ok()?;
+    let ctime = meta.ctime().checked_mul(1_000_000_000)?.checked_add(meta.ctime_nsec())?;
+    Some(AmberStampEntry { boot_id: boot_id.to_owned(), dev: meta.dev(), ino: meta.ino(), ctime })
 }
 
 /// Takes the manifest away: the images are not what they were any more.
@@ -67,14 +84,14 @@ fn entry(dir: &Dir, name: String) -> Result<Option<AmberFileEntry>> {
     }
     let size = meta.len();
     if codec(&name).is_some() {
-        return Ok(Some(AmberFileEntry { name, size, chunk: 0, hashes: Vec::new() }));
+        return Ok(Some(AmberFileEntry { name, size, ..AmberFileEntry::default() }));
     }
     let mut hashes = Vec::new();
     let mut buf = Vec::new();
     for at in (0..size).step_by(CHUNK) {
         hashes.extend(hash_at(&file, &name, at, size, &mut buf)?);
     }
-    Ok(Some(AmberFileEntry { name, size, chunk: CHUNK as u32, hashes }))
+    Ok(Some(AmberFileEntry { name, size, chunk: CHUNK as u32, hashes, stamp: None }))
 }
 
 fn hash_at(file: &File, name: &str, at: u64, size: u64, buf: &mut Vec<u8>) -> Result<[u8; 16]> {
@@ -116,13 +133,16 @@ pub fn verify(dir: &Dir, threads: usize) -> Result<(usize, Vec<Bad>)> {
 }
 
 /// Fails if an image is not what the manifest says, where there is one. Of compressed pages only the
-/// size is looked at: each of their frames is checked when it is read.
-pub fn check_images(dir: &Dir, threads: usize) -> Result<()> {
+/// size is looked at: each of their frames is checked when it is read. Likewise of large files that
+/// nobody has written to since their hashes were taken, in the same start of the machine (`boot`, as
+/// for [`write`]): their status change time tells, which no program can set. Copies, moved checkpoints
+/// and what a machine has after a crash are read and compared.
+pub fn check_images(dir: &Dir, threads: usize, boot: Option<&str>) -> Result<()> {
     if dir.len_bytes(Image::Manifest)?.is_none() {
         return Ok(());
     }
     for entry in entries(dir)? {
-        let bad = if entry.chunk == 0 {
+        let bad = if entry.chunk == 0 || is_untouched(dir, &entry, boot)? {
             let size = dir.open_file(&entry.name)?.and_then(|f| f.metadata().ok()).map(|m| m.len());
             let what = || format!("the file has not its {} bytes", entry.size);
             let bad = || Bad { file: entry.name.clone(), bytes: 0..entry.size, what: what() };
@@ -139,6 +159,12 @@ pub fn check_images(dir: &Dir, threads: usize) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn is_untouched(dir: &Dir, entry: &AmberFileEntry, boot: Option<&str>) -> Result<bool> {
+    let (Some(was), Some(boot)) = (&entry.stamp, boot) else { return Ok(false) };
+    let now = dir.open_file(&entry.name)?.and_then(|file| stamp(&file, boot));
+    Ok(now.as_ref() == Some(was))
 }
 
 /// What the manifest says, of files of this directory alone.

@@ -169,10 +169,48 @@ fn a_manifest_tells_of_no_files_outside() {
     for name in ["../passwd", "/etc/passwd", "passwd", "/dev/zero.img"] {
         let (_temp, dir) = dir();
         let entry = AmberFileEntry { name: name.into(), ..AmberFileEntry::default() };
-        manifest::write(&dir, vec![entry]).unwrap();
-        for got in [manifest::verify(&dir, 1).map(drop), manifest::check_images(&dir, 1)] {
+        manifest::write(&dir, vec![entry], None).unwrap();
+        for got in [manifest::verify(&dir, 1).map(drop), manifest::check_images(&dir, 1, None)] {
             let said = got.unwrap_err().to_string();
             assert!(said.contains("is that of no image"), "{name}: {said}");
         }
     }
+}
+
+#[test]
+fn large_images_are_read_again_unless_they_must_be_what_they_were() {
+    use images::{manifest, proto::AmberFileEntry};
+    use std::os::unix::fs::FileExt;
+    let (temp, dir) = dir();
+    let path = temp.path().join("pages-1.img");
+    let size = 16 << 20;
+    std::fs::write(&path, vec![7; size]).unwrap();
+    // Hashes of other contents, so that reading shows.
+    let wrong = AmberFileEntry {
+        name: "pages-1.img".into(),
+        size: size as u64,
+        chunk: manifest::CHUNK as u32,
+        hashes: vec![0; size / manifest::CHUNK * 16],
+        ..AmberFileEntry::default()
+    };
+    let refused = |boot| manifest::check_images(&dir, 2, boot).is_err();
+    manifest::write(&dir, vec![wrong.clone()], Some("one")).unwrap();
+    assert!(!refused(Some("one")));
+    assert!(refused(Some("two")), "the machine was started anew");
+    assert!(refused(None), "the kernel does not tell");
+    assert!(!manifest::verify(&dir, 2).unwrap().1.is_empty(), "verify reads all");
+    // The kernel's clock for files has ticks of up to 10 ms.
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    let modified = file.metadata().unwrap().modified().unwrap();
+    file.write_at(&[8], 4711).unwrap();
+    file.set_modified(modified).unwrap();
+    assert!(refused(Some("one")), "somebody wrote to it");
+    manifest::write(&dir, vec![wrong.clone()], Some("one")).unwrap();
+    let copy = temp.path().join("copy");
+    std::fs::copy(&path, &copy).unwrap();
+    std::fs::rename(&copy, &path).unwrap();
+    assert!(refused(Some("one")), "it is another file");
+    manifest::write(&dir, vec![wrong], None).unwrap();
+    assert!(refused(Some("one")), "of a dump that did not know");
 }

@@ -242,7 +242,7 @@ impl<'a> Work<'a> {
             };
             let hashes = source.hashes.into_inner().unwrap_or_default().concat();
             if let Some(files) = self.control.files {
-                let entry = AmberFileEntry { name: source.name, size, chunk, hashes };
+                let entry = AmberFileEntry { name: source.name, size, chunk, hashes, stamp: None };
                 files.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(entry);
             }
         }

@@ -52,7 +52,7 @@ pub fn convert(dir: &Dir, to: Option<Compression>, threads: usize) -> Result<usi
     }
     // Others may have decompressed: what the manifest is of is the whole.
     if had_manifest && (marked || !old.is_empty()) {
-        manifest::write(dir, Vec::new())?;
+        manifest::write(dir, Vec::new(), None)?;
     }
     Ok(old.len())
 }

@@ -88,6 +88,13 @@ pub fn timerfd_look(fd: BorrowedFd<'_>) -> Result<()> {
     check(ret, || format!("timerfd_gettime({raw})")).map(|_| ())
 }
 
+/// What the kernel calls this start of the machine (random(4)); `None`: there is no /proc.
+#[must_use]
+pub fn boot_id() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(text.trim_end().to_owned())
+}
+
 /// Extended attributes of a path: names and values. `follow`: of what a link leads to. None
 /// where the file system has none.
 pub fn xattrs(path: &[u8], follow: bool) -> std::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {

@@ -43,7 +43,9 @@ pub(crate) fn run(request: &Request, hooks: &mut dyn Hooks) -> Result<Restored, 
         pids::check(pids::wanted(&cp, &plan.tree), plan.facts.pid_max, pids::owner)?;
     }
     // Last: what is wrong in itself is told in its own words.
-    cp.chain.layers().iter().try_for_each(|dir| images::manifest::check_images(dir, cpus))?;
+    let boot = sys::file::boot_id();
+    let check = |dir: &_| images::manifest::check_images(dir, cpus, boot.as_deref());
+    cp.chain.layers().iter().try_for_each(check)?;
     log::debug!("plan:\n{}", plan.tree);
     raise_nofile(&plan.facts);
     hook(hooks, Action::PreRestore, None)?;

@@ -135,7 +135,7 @@ pub fn verify(dir: &Dir, threads: usize) -> Result<(usize, Vec<Bad>)> {
 /// Fails if an image is not what the manifest says, where there is one. Of compressed pages only the
 /// size is looked at: each of their frames is checked when it is read. Likewise of large files that
 /// nobody has written to since their hashes were taken, in the same start of the machine (`boot`, as
-/// for [`write`]): their status change time tells, which no program can set. Copies, moved checkpoints
+/// for [`write()`]): their status change time tells, which no program can set. Copies, moved checkpoints
 /// and what a machine has after a crash are read and compared.
 pub fn check_images(dir: &Dir, threads: usize, boot: Option<&str>) -> Result<()> {
     if dir.len_bytes(Image::Manifest)?.is_none() {

@@ -310,3 +310,26 @@ fn reset_by_the_peer_needs_no_option_and_keeps_data_and_error() {
 fn on_its_way_to_be_connected() {
     check("nftables", ("4", "client", "syn_sent"), false);
 }
+
+/// Both ends are in the tree.
+fn both_ends(args: &[&'static str]) -> crate::Subject {
+    const UP: &str = "ip link set lo up";
+    const TCP: [&str; 1] = ["--tcp-established"];
+    let subject = crate::Subject::new("tcp_full").flavour("host").prepare(UP).args(args);
+    subject.dump_args(&TCP).restore_args(&TCP)
+}
+
+#[test]
+fn full_buffers_with_an_open_window_run_dry_again() {
+    for family in ["4", "6"] {
+        both_ends(&[family]).check();
+    }
+}
+
+/// By short segments, what was granted for long ones takes much more memory than there is.
+#[test]
+fn segments_are_as_long_as_before() {
+    for family in ["4", "6", "m"] {
+        both_ends(&[family, "mss"]).lost_by_stock("its segments become as short as can be").check();
+    }
+}

@@ -35,6 +35,8 @@ pub mod option {
 }
 
 const TCP_MAXSEG: i32 = 2;
+/// What the kernel allows as TCP_MAXSEG.
+const MAXSEG: std::ops::RangeInclusive<u32> = 88..=32767;
 const TCP_INFO: i32 = 11;
 const TCP_REPAIR: i32 = 19;
 const TCP_REPAIR_QUEUE: i32 = 20;
@@ -150,6 +152,20 @@ pub fn set_queue_seq(fd: BorrowedFd<'_>, seq: u32) -> Result<()> {
 /// The largest segment that the peer takes; under repair only.
 pub fn mss_clamp(fd: BorrowedFd<'_>) -> Result<u32> {
     int(fd, TCP_MAXSEG)
+}
+
+/// Limits segments of a socket that is to be connected, or takes the limit away: 0.
+pub fn limit_mss(fd: BorrowedFd<'_>, mss: u32) -> Result<()> {
+    match mss {
+        0 => set(fd, TCP_MAXSEG, 0),
+        _ => set(fd, TCP_MAXSEG, mss.clamp(*MAXSEG.start(), *MAXSEG.end())),
+    }
+}
+
+/// Has the kernel compute the size of segments anew, of a connection over IPv4.
+pub fn renew_mss(fd: BorrowedFd<'_>) -> Result<()> {
+    // Headers may have become longer.
+    setsockopt(fd, libc::IPPROTO_IP, libc::IP_OPTIONS, &[])
 }
 
 /// The clock that timestamps are taken from.

@@ -180,8 +180,8 @@ impl Files<'_> {
         if syn != 0 {
             return start(sk, &peer);
         }
-        sys::net::connect(sk, &peer)?;
-        negotiate(sk, e)?;
+        let (_, to) = addresses(entry)?;
+        connect(sk, &peer, to, e)?;
         self.fill_queues(sk, stream)?;
         set_window(sk, e, fins)?;
         tcp::select(sk, Queue::None)?;
@@ -255,6 +255,20 @@ fn start(sk: BorrowedFd<'_>, peer: &[u8]) -> Result<()> {
     }
     sys::fd::fcntl(sk, libc::F_SETFL, flags as u64)?;
     Ok(())
+}
+
+/// Connects, and lets segments be as long as they were: `connect` under repair knows nothing of
+/// the peer's limit and takes the least, and the kernel does not look again when it is told.
+fn connect(sk: BorrowedFd<'_>, peer: &[u8], to: SocketAddr, e: &TcpStreamEntry) -> Result<()> {
+    if to.is_ipv4() {
+        sys::net::connect(sk, peer)?;
+        negotiate(sk, e)?;
+        return Ok(tcp::renew_mss(sk)?);
+    }
+    tcp::limit_mss(sk, e.mss_clamp)?;
+    sys::net::connect(sk, peer)?;
+    tcp::limit_mss(sk, 0)?;
+    negotiate(sk, e)
 }
 
 fn negotiate(sk: BorrowedFd<'_>, e: &TcpStreamEntry) -> Result<()> {

@@ -342,6 +342,10 @@ fn pid(value: Option<&OsStr>) -> Result<i32, Bad> {
     number(value).and_then(|pid| if pid > 0 { Ok(pid) } else { Err(Bad::Value) })
 }
 
+fn descriptor(value: Option<&OsStr>) -> Result<i32, Bad> {
+    number(value).and_then(|fd| if fd >= 0 { Ok(fd) } else { Err(Bad::Value) })
+}
+
 /// `N`, `NK`, `NM`, `NG`.
 fn size(value: Option<&OsStr>) -> Result<u64, Bad> {
     let text = text(value)?.trim();
@@ -660,11 +664,11 @@ pub(crate) static OPTIONS: &[Opt] = &[
         "address of the server or service"),
     opt("port", None, Value(|r, v| { r.port = Some(number(v)?); Ok(()) }), Servers, "PORT",
         "port of the page server"),
-    opt("ps-socket", None, Value(|r, v| { r.ps_socket = Some(number(v)?); Ok(()) }), Servers, "FD",
+    opt("ps-socket", None, Value(|r, v| { r.ps_socket = Some(descriptor(v)?); Ok(()) }), Servers, "FD",
         "a descriptor of ours that is connected to the page server"),
     opt("daemon", None, Switch(|r| &mut r.detached), Servers, "",
         "run in the background once the socket is there (also -d)"),
-    opt("status-fd", None, Value(|r, v| { r.status_fd = Some(number(v)?); Ok(()) }), Servers, "FD",
+    opt("status-fd", None, Value(|r, v| { r.status_fd = Some(descriptor(v)?); Ok(()) }), Servers, "FD",
         "write \\0 to this descriptor and close it, once ready"),
     opt("tls-cacert", None, Path(|r| &mut r.tls_cacert), Servers, "FILE",
         "certificate of the only authority to trust"),

@@ -123,6 +123,9 @@ pub(crate) fn validate(command: Command, raw: &Raw) -> Result<(), Error> {
     if command == Command::PreDump && raw.lazy_pages {
         return Err(says("Cannot pre-dump with --lazy-pages"));
     }
+    if command != Command::Restore && raw.mntns_compat_mode {
+        return Err(says("Option --mntns-compat-mode is only valid on restore"));
+    }
     if command != Command::Restore && !raw.inherit_fd.is_empty() {
         return Err(says("--inherit-fd is restore-only option"));
     }
@@ -273,6 +276,7 @@ pub(crate) fn restore(raw: &Raw, dirs: &Dirs) -> Result<restorer::Request, Error
     request.inherit_fd.clone_from(&raw.inherit_fd);
     request.join_ns.clone_from(&raw.join_ns);
     request.lsm_profile.clone_from(&raw.lsm_profile);
+    joined(&raw.join_ns)?;
     for (fd, _) in &request.inherit_fd {
         if let Err(e) = std::fs::metadata(format!("/proc/self/fd/{fd}")) {
             let e = match e.kind() {
@@ -296,6 +300,21 @@ pub(crate) fn restore(raw: &Raw, dirs: &Dirs) -> Result<restorer::Request, Error
     request.orphan_pts_master = raw.orphan_pts_master;
     request.log_fd = crate::log::fd();
     Ok(request)
+}
+
+/// Namespaces to join are there.
+fn joined(all: &[String]) -> Result<(), Error> {
+    for text in all {
+        let (kind, rest) = text.split_once(':').unwrap_or_default();
+        let target = rest.split(',').next().unwrap_or_default();
+        let path = match target.parse::<u32>() {
+            Ok(pid) => format!("/proc/{pid}/ns/{kind}"),
+            Err(_) => target.to_owned(),
+        };
+        std::fs::metadata(&path)
+            .map_err(|e| says(format!("Can't access join-ns file {path}: {e}")))?;
+    }
+    Ok(())
 }
 
 /// `[CONTROLLERS:]/PATH`, each.
@@ -330,8 +349,18 @@ fn absolute(path: Option<&Path>) -> Option<PathBuf> {
     path.map(|p| std::path::absolute(p).unwrap_or_else(|_| p.to_owned()))
 }
 
-/// `--external`, with the old spellings that mean the same.
+/// `--external`, with the old spellings that mean the same. As CRIU, what fits nothing is no
+/// mistake: engines name more than there is.
 fn external(raw: &Raw) -> Vec<String> {
+    const KINDS: [&str; 10] =
+        ["mnt", "dev", "file", "tty", "unix", "net", "pid", "veth", "macvlan", "netdev"];
+    let known = |text: &&String| {
+        let kind = text.split_once('[').filter(|(_, rest)| rest.contains(']'));
+        kind.is_some_and(|(kind, _)| KINDS.contains(&kind))
+    };
+    for text in raw.external.iter().filter(|text| !known(text)) {
+        log::warn!("--external {text}: names no kind of resource");
+    }
     let unix = raw.ext_unix_ids.iter().map(|ino| format!("unix[{ino}]"));
     let veth = raw.veth_pair.iter().map(|(inner, outer)| format!("veth[{inner}]:{outer}"));
     raw.external.iter().cloned().chain(unix).chain(veth).collect()

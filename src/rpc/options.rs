@@ -71,6 +71,9 @@ pub(crate) fn apply(raw: &mut Raw, opts: &CriuOpts, peer: &Peer, kind: Kind) -> 
     cgroups(raw, opts)?;
     page_server(raw, opts, kind)?;
     from_swrk_only(raw, opts, kind)?;
+    if let Some(fd) = opts.pidfd_store_sk {
+        pidfd_store(peer, fd)?;
+    }
     config_file(raw, opts)
 }
 
@@ -114,6 +117,11 @@ fn directories(raw: &mut Raw, opts: &CriuOpts, peer: &Peer) -> Result<(), Error>
     Ok(())
 }
 
+/// In the command line's words.
+fn invalid(field: &'static str, option: &str, value: &str) -> Error {
+    bad(field, format!("invalid argument for --{option}: {value}"))
+}
+
 /// An option with a value, as on the command line.
 fn set(raw: &mut Raw, field: &'static str, option: &str, value: &str) -> Result<(), Error> {
     obey(raw, field, option, true, Some(value))
@@ -129,7 +137,7 @@ fn obey(
     let found = find(option).ok_or_else(|| bad(field, "no such option"))?;
     found.apply(raw, on, value.map(OsStr::new)).map_err(|e| match e {
         Bad::Says(why) | Bad::Usage(why) => bad(field, why),
-        Bad::Value => bad(field, format!("invalid argument: {}", value.unwrap_or_default())),
+        Bad::Value => invalid(field, option, value.unwrap_or_default()),
     })
 }
 
@@ -206,26 +214,36 @@ fn values(raw: &mut Raw, opts: &CriuOpts) -> Result<(), Error> {
     if let Some(bits) = opts.cpu_cap {
         raw.cpu_cap = Some(cpu_cap(bits));
     }
-    if opts.network_lock.is_some() {
-        let method = match opts.network_lock() {
+    if let Some(number) = opts.network_lock {
+        let method = named(number, |method| match method {
             CriuNetworkLockMethod::Iptables => "iptables",
             CriuNetworkLockMethod::Nftables => "nftables",
             CriuNetworkLockMethod::Skip => "skip",
-        };
-        set(raw, "network_lock", "network-lock", method)?;
+        });
+        set(raw, "network_lock", "network-lock", &method)?;
     }
-    if opts.pre_dump_mode.is_some() {
-        raw.pre_dump_read = opts.pre_dump_mode() == CriuPreDumpMode::VmRead;
+    if let Some(number) = opts.pre_dump_mode {
+        let mode = named(number, |mode| match mode {
+            CriuPreDumpMode::Splice => "splice",
+            CriuPreDumpMode::VmRead => "read",
+        });
+        set(raw, "pre_dump_mode", "pre-dump-mode", &mode)?;
     }
     match opts.empty_ns {
         None | Some(0) => {}
         Some(CLONE_NEWNET) => set(raw, "empty_ns", "empty-ns", "net")?,
-        Some(other) => return Err(bad("empty_ns", format!("{other:#x}: only net can be empty"))),
+        Some(other) => set(raw, "empty_ns", "empty-ns", &format!("{other:#x}"))?,
     }
     if opts.status_fd.is_some() {
         log::warn!("status_fd is obsolete: ask for notify_scripts and wait for status-ready");
     }
     Ok(())
+}
+
+/// What the command line calls a value of an enumeration. Numbers that it does not have are left
+/// to be refused there.
+fn named<T: TryFrom<i32>>(number: i32, name: impl Fn(T) -> &'static str) -> String {
+    T::try_from(number).map_or_else(|_| number.to_string(), |value| name(value).to_owned())
 }
 
 /// `CPU_CAP_FPU`, `CPU_CAP_CPU`, `CPU_CAP_INS`; others (`CPU_CAP_IMAGE`) change nothing.
@@ -238,6 +256,11 @@ fn lists(raw: &mut Raw, opts: &CriuOpts) -> Result<(), Error> {
         set(raw, "veths", "veth-pair", &format!("{}={}", veth.if_in, veth.if_out))?;
     }
     for mount in &opts.ext_mnt {
+        let (key, value) = (&mount.key, &mount.val);
+        if key.is_empty() || value.is_empty() {
+            return Err(invalid("ext_mnt", "ext-mount-map", &format!("{key}:{value}")));
+        }
+        // As they are: here a key may have a colon.
         raw.ext_mount_map.push((mount.key.clone(), mount.val.clone()));
     }
     let texts: &[(&'static str, &str, &[String])] = &[
@@ -263,18 +286,20 @@ fn lists(raw: &mut Raw, opts: &CriuOpts) -> Result<(), Error> {
 }
 
 fn cgroups(raw: &mut Raw, opts: &CriuOpts) -> Result<(), Error> {
-    let mode = match opts.manage_cgroups_mode.map(|_| opts.manage_cgroups_mode()) {
-        Some(CriuCgMode::Ignore) => Some("ignore"),
-        Some(CriuCgMode::CgNone) => Some("none"),
-        Some(CriuCgMode::Props) => Some("props"),
-        Some(CriuCgMode::Soft) => Some("soft"),
-        Some(CriuCgMode::Full) => Some("full"),
-        Some(CriuCgMode::Strict) => Some("strict"),
-        Some(CriuCgMode::Default) => None,
-        None => opts.manage_cgroups.map(|on| if on { "soft" } else { "ignore" }),
+    let mode = match opts.manage_cgroups_mode {
+        Some(number) => named(number, |mode| match mode {
+            CriuCgMode::Ignore => "ignore",
+            CriuCgMode::CgNone => "none",
+            CriuCgMode::Props => "props",
+            CriuCgMode::Soft => "soft",
+            CriuCgMode::Full => "full",
+            CriuCgMode::Strict => "strict",
+            CriuCgMode::Default => "",
+        }),
+        None => opts.manage_cgroups.map_or("", |on| if on { "soft" } else { "ignore" }).to_owned(),
     };
-    if let Some(mode) = mode {
-        set(raw, "manage_cgroups_mode", "manage-cgroups", mode)?;
+    if !mode.is_empty() {
+        set(raw, "manage_cgroups_mode", "manage-cgroups", &mode)?;
     }
     for root in &opts.cg_root {
         let text = match root.ctrl.as_deref() {
@@ -294,12 +319,29 @@ fn page_server(raw: &mut Raw, opts: &CriuOpts, kind: Kind) -> Result<(), Error> 
     if let Some(port) = ps.port {
         set(raw, "ps.port", "port", &port.to_string())?;
     }
-    if let Some(fd) = ps.fd {
+    // As CRIU: none.
+    if let Some(fd) = ps.fd.filter(|fd| *fd != -1) {
         refuse_in_service("ps.fd", kind)?;
-        raw.ps_socket = Some(fd);
+        set(raw, "ps.fd", "ps-socket", &fd.to_string())?;
     }
     raw.page_server = !raw.lazy_pages;
     Ok(())
+}
+
+/// CRIU keeps pidfds there between pre-dumps, to tell a task from another of the same number. We
+/// do so by the times they were started; what CRIU would refuse is refused all the same.
+fn pidfd_store(peer: &Peer, fd: i32) -> Result<(), Error> {
+    let no = |why: &dyn std::fmt::Display| bad("pidfd_store_sk", format!("descriptor {fd} {why}"));
+    match peer.is_pidfd_store(fd) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(no(&"is not a connected unix datagram socket without a name")),
+        Err(e) if e.errno() == libc::EBADF => Err(no(&"is not open in the client")),
+        // It is not needed.
+        Err(e) => {
+            log::debug!("pidfd_store_sk is not looked at: {e}");
+            Ok(())
+        }
+    }
 }
 
 /// Descriptors and children are those of the client only if it started us.

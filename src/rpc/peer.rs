@@ -1,9 +1,9 @@
 //! The process at the other end, as the kernel knows it.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::sys::socket::{UnixAddr, getpeername, getsockname, getsockopt, sockopt::PeerCredentials};
 
 use crate::rpc::socket::Socket;
 
@@ -34,6 +34,23 @@ impl Peer {
         let len = sys::fd::getsockopt(socket.as_fd(), libc::SOL_SOCKET, SO_PEERGROUPS, &mut bytes)?;
         let number = |b: &[u8]| u32::from_ne_bytes(b.try_into().unwrap_or_default());
         Ok(bytes[..len].chunks_exact(4).map(number).collect())
+    }
+
+    /// Whether a descriptor of the peer can keep pidfds: a unix datagram socket that is connected
+    /// and has no name.
+    pub(crate) fn is_pidfd_store(&self, fd: i32) -> sys::Result<bool> {
+        let pidfd = sys::fd::pidfd_open(self.pid, 0)?;
+        let fd = sys::fd::pidfd_getfd(pidfd.as_fd(), fd)?;
+        let option = |name| {
+            let mut value = [0; 4];
+            sys::fd::getsockopt(fd.as_fd(), libc::SOL_SOCKET, name, &mut value).ok()?;
+            Some(i32::from_ne_bytes(value))
+        };
+        let datagrams = option(libc::SO_DOMAIN) == Some(libc::AF_UNIX)
+            && option(libc::SO_TYPE) == Some(libc::SOCK_DGRAM);
+        let name = getsockname::<UnixAddr>(fd.as_raw_fd());
+        let unnamed = name.is_ok_and(|name| name.is_unnamed());
+        Ok(datagrams && unnamed && getpeername::<UnixAddr>(fd.as_raw_fd()).is_ok())
     }
 
     /// A directory that the peer has open, by its descriptor there.

@@ -96,7 +96,10 @@ impl Session {
             }
             CriuReqType::FeatureCheck => self.apart(kind, || self.feature_check(request)),
             CriuReqType::Empty | CriuReqType::Notify => {
-                let why = format!("Invalid req: type {}", kind.as_str_name());
+                // Types that we do not know count as the first.
+                let name = CriuReqType::try_from(request.r#type).map(|kind| kind.as_str_name());
+                let name = name.map_or_else(|_| request.r#type.to_string(), str::to_owned);
+                let why = format!("Invalid req: type {name}");
                 ::log::error!("{why}");
                 self.reply(CriuReqType::Empty, Err(anyhow::anyhow!(why)))
             }
@@ -172,7 +175,8 @@ impl Session {
     fn command(&self, command: Command, request: &CriuReq) -> Answer {
         let opts = request.opts.clone().unwrap_or_else(no_opts);
         let (raw, place) = self.prepare(command, &opts)?;
-        run::run(command, &raw, &place, Some(&self.client(&opts)))?;
+        let client = self.client(&opts).with_patience(raw.timeout);
+        run::run(command, &raw, &place, Some(&client))?;
         Ok(response(request.r#type(), true))
     }
 

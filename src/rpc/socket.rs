@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use images::proto::{CriuReq, CriuResp};
 use nix::errno::Errno;
@@ -69,6 +70,18 @@ impl Socket {
     pub(crate) fn send(&self, response: &CriuResp, fds: &[RawFd]) -> sys::Result<()> {
         let packet = response.encode_to_vec();
         sys::net::send_msg(self.0.as_fd(), &packet, fds, &[], libc::MSG_NOSIGNAL).map(drop)
+    }
+
+    /// Waits until something comes or the other end is closed; false if neither does in time.
+    pub(crate) fn wait(&self, time: Duration) -> io::Result<bool> {
+        // Not a little too early.
+        let time = time + Duration::from_millis(1);
+        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX)) {
+            Ok(n) => Ok(n > 0),
+            Err(Errno::EINTR) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// Whether the other end is closed.

@@ -9,11 +9,13 @@ use nix::unistd::Pid;
 use std::fs;
 
 mod engine;
+mod fields;
 mod fuzz;
 mod pages;
 mod service;
 
 pub(crate) use engine::*;
+pub(crate) use fields::*;
 pub(crate) use fuzz::*;
 pub(crate) use pages::*;
 pub(crate) use service::*;
@@ -146,6 +148,47 @@ pub(crate) fn a_refused_post_dump_harms_nobody() {
 
 pub(crate) fn a_refused_query_of_external_files_harms_nobody() {
     refused("query-ext-files");
+}
+
+/// Whoever has told how long a dump may take is not waited for without an end; who has not, is.
+pub(crate) fn a_notification_without_an_answer_ends() {
+    let images = Images::open();
+    for at in ["query-ext-files", "post-dump"] {
+        let client = Client::start();
+        let begun = std::time::Instant::now();
+        client.send(&with(images.dump(), |o| {
+            (o.notify_scripts, o.timeout) = (Some(true), Some(1));
+        }));
+        let response = loop {
+            let response = client.receive().expect("an answer");
+            match response.notify.as_ref().map(|n| n.script().to_owned()) {
+                Some(script) if script == at => {}
+                Some(_) => client
+                    .send(&CriuReq { notify_success: Some(true), ..bare(CriuReqType::Notify) }),
+                None => break response,
+            }
+        };
+        failed(&response, CriuReqType::Dump);
+        let words = response.cr_errmsg.expect("an error");
+        assert!(words.contains(at) && words.contains("no answer for 6 s"), "{words}");
+        assert!(begun.elapsed() < std::time::Duration::from_secs(15));
+        assert_eq!(client.end().code(), Some(1));
+        assert!(alive(pid()));
+    }
+}
+
+/// Before anything is frozen it may take its time.
+pub(crate) fn a_late_answer_is_one() {
+    let images = Images::open();
+    let client = Client::start();
+    let dump = with(images.dump(), |o| (o.notify_scripts, o.timeout) = (Some(true), Some(1)));
+    let response = client.call(&dump, |n| {
+        let seconds = if n.script() == "pre-dump" { 7 } else { 2 };
+        std::thread::sleep(std::time::Duration::from_secs(seconds));
+        true
+    });
+    ok(&response, CriuReqType::Dump);
+    restored(&images);
 }
 
 pub(crate) fn a_refused_post_restore_leaves_nothing() {

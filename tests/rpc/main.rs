@@ -110,6 +110,9 @@ macro_rules! tests {
             $who(stringify!($name), Subject::$subject);
         })*
 
+        /// What they are called.
+        const NAMES: &[&str] = &[$(stringify!($name)),*];
+
         /// Run by the others in their sandboxes; by itself it does nothing.
         #[test]
         fn the_clients_half() {
@@ -131,6 +134,11 @@ tests! {
     alike a_refused_pre_dump_harms_nobody Alive;
     ours a_refused_post_dump_harms_nobody Alive;
     ours a_refused_query_of_external_files_harms_nobody Alive;
+    ours a_notification_without_an_answer_ends Alive;
+    ours a_late_answer_is_one Alive;
+    ours every_field_is_refused_in_the_command_lines_words Alive;
+    ours a_store_of_pidfds_is_a_socket Alive;
+    ours every_type_of_request_is_answered None;
     ours a_refused_post_restore_leaves_nothing Alive;
     alike a_restored_sibling_is_the_clients_child Alive;
     alike nobody_to_dump None;

@@ -28,6 +28,7 @@ mod request;
 mod stop;
 mod task;
 mod tree;
+mod xattr;
 
 use parasite::proc;
 

@@ -304,6 +304,8 @@ images! {
     /// `task-N.amber`, N = virtual pid: what CRIU has no image for. Only written when there is some.
     /// Ours have a suffix of their own: tools that decode all `*.img` do not know them.
     Amber(n: u32), "task-{}.amber", "AMBER", 0x414d_4252, Normal, One, ["amber_task_entry"], Lazy, Current;
+    /// `ghost-file-HEX.amber`: what a ghost has that its image has no room for.
+    AmberGhost(n: u32), "ghost-file-{:x}.amber", "AMBER_GHOST", 0x414d_4748, Normal, One, ["amber_ghost_entry"], Lazy, Current;
     /// `sent-N.amber`, N = virtual pid: which pages of a task a page server has.
     AmberSent(n: u32), "sent-{}.amber", "AMBER_SENT", 0x414d_5354, Normal, One, ["amber_sent_entry"], Always, Current;
     /// `manifest.amber`: what all files were when the checkpoint was complete.

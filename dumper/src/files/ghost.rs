@@ -4,7 +4,8 @@ use super::FileTable;
 use super::error::{Why, call, text};
 use super::reg_file::Path;
 use crate::ns::user::Maps;
-use images::proto::{GhostChunkEntry, GhostFileEntry, Timeval};
+use crate::xattr;
+use images::proto::{AmberGhostEntry, AmberXattrEntry, GhostChunkEntry, GhostFileEntry, Timeval};
 use images::{Dir, Image, Writer};
 use nix::fcntl::readlinkat;
 use nix::sys::stat::FileStat;
@@ -24,6 +25,8 @@ pub(crate) struct Ghost {
     /// Its content, for regular files.
     file: Option<OwnedFd>,
     entry: GhostFileEntry,
+    /// What CRIU has no room for.
+    more: AmberGhostEntry,
 }
 
 /// Kernel form of a device number: `major << 20 | minor`.
@@ -82,8 +85,17 @@ impl FileTable {
             mode => return Err(Why::refused(format!("Can't dump ghost file of mode {mode:#o}"))),
         }
         let id = self.remap.ghosts.len() as u32 + 1;
-        self.remap.ghosts.push(Ghost { id, file, entry });
+        let more = AmberGhostEntry { xattrs: self.xattrs(path)? };
+        self.remap.ghosts.push(Ghost { id, file, entry, more });
         Ok(id)
+    }
+
+    fn xattrs(&self, path: &Path<'_>) -> Result<Vec<AmberXattrEntry>, Why> {
+        let maps = &self.ns.maps;
+        let own = format!("/proc/self/fd/{}", path.own.as_raw_fd());
+        let all = xattr::all(own.as_bytes(), true, &|uid, gid| (maps.uid(uid), maps.gid(gid)));
+        let all = all.map_err(|e| sys::Error::io(format!("getxattr({})", text(path.link)), &e))?;
+        Ok(all.into_iter().map(|(name, value)| AmberXattrEntry { name, value }).collect())
     }
 }
 
@@ -110,6 +122,12 @@ impl Ghost {
             }
         }
         out.finish()?;
+        // Removes what an earlier dump has left.
+        let mut more = dir.writer(Image::AmberGhost(self.id))?;
+        if !self.more.xattrs.is_empty() {
+            more.write(&self.more)?;
+        }
+        more.finish()?;
         Ok(())
     }
 }

@@ -8,11 +8,12 @@ use prost::{Message, Name};
 use crate::checkpoint::loader::{Loader, Options, invalid};
 use crate::checkpoint::{Checkpoint, range};
 use crate::proto::{
-    self, BpfmapDataEntry, EventpollTfdEntry, FanotifyMarkEntry, FdTypes, FileEntry,
-    GhostChunkEntry, GhostFileEntry, InotifyWdEntry, PipeDataEntry, RegFileEntry,
-    RemapFilePathEntry, RemapType, SkPacketEntry, TcpStreamEntry, TtyInfoEntry, UnixSkEntry,
+    self, AmberGhostEntry, AmberXattrEntry, BpfmapDataEntry, EventpollTfdEntry, FanotifyMarkEntry,
+    FdTypes, FileEntry, GhostChunkEntry, GhostFileEntry, InotifyWdEntry, PipeDataEntry,
+    RegFileEntry, RemapFilePathEntry, RemapType, SkPacketEntry, TcpStreamEntry, TtyInfoEntry,
+    UnixSkEntry,
 };
-use crate::{Extent, Image, Reader, Result};
+use crate::{Error, Extent, Image, Reader, Result};
 
 /// Number of control characters of a terminal.
 const NCCS: usize = 19;
@@ -273,6 +274,11 @@ pub(super) fn remaps(loader: &Loader, files: &Files) -> Result<HashMap<u32, Rema
     Ok(remaps)
 }
 
+/// `XATTR_NAME_MAX`.
+const XATTR_NAME: usize = 255;
+/// `XATTR_SIZE_MAX`.
+const XATTR_SIZE: usize = 1 << 16;
+
 /// A file without a path.
 #[derive(Debug)]
 pub struct Ghost {
@@ -280,6 +286,8 @@ pub struct Ghost {
     pub entry: GhostFileEntry,
     /// Its contents, if it is a regular file.
     pub body: GhostBody,
+    /// Its extended attributes.
+    pub xattrs: Vec<AmberXattrEntry>,
 }
 
 /// Contents of a ghost.
@@ -302,22 +310,40 @@ pub(super) fn ghosts(
     for remap in remaps.values() {
         let Remap::Ghost(id) = *remap else { continue };
         if let Entry::Vacant(ghost) = ghosts.entry(id) {
-            ghost.insert(read_ghost(loader, id)?);
+            let (entry, body) = read_ghost(loader, id)?;
+            ghost.insert(Ghost { entry, body, xattrs: read_xattrs(loader, id)? });
         }
     }
     Ok(ghosts)
 }
 
-fn read_ghost(loader: &Loader, id: u32) -> Result<Ghost> {
+/// What the kernel takes is checked here: it is set when the file is made already.
+fn read_xattrs(loader: &Loader, id: u32) -> Result<Vec<AmberXattrEntry>> {
+    let image = Image::AmberGhost(id);
+    let entry: Option<AmberGhostEntry> = loader.opt(image)?;
+    let xattrs = entry.unwrap_or_default().xattrs;
+    let longest = |x: &&AmberXattrEntry| x.name.len() > XATTR_NAME || x.value.len() > XATTR_SIZE;
+    let wrong = |x: &&AmberXattrEntry| x.name.is_empty() || x.name.contains(&0) || longest(x);
+    match xattrs.iter().find(wrong) {
+        Some(x) => {
+            let (name, len) = (x.name.escape_ascii(), x.value.len());
+            let reason = format!("extended attribute {name} of {len} bytes");
+            Err(Error::invalid(image.file_name(), reason))
+        }
+        None => Ok(xattrs),
+    }
+}
+
+fn read_ghost(loader: &Loader, id: u32) -> Result<(GhostFileEntry, GhostBody)> {
     let mut reader = loader.reader(Image::GhostFile(id))?;
     let entry: GhostFileEntry = reader.read_one()?;
     if entry.mode & S_IFMT != S_IFREG {
         reader.expect_end()?;
-        return Ok(Ghost { entry, body: GhostBody::None });
+        return Ok((entry, GhostBody::None));
     }
     if entry.chunks != Some(true) {
         let body = GhostBody::Whole(reader.skip_rest()?);
-        return Ok(Ghost { entry, body });
+        return Ok((entry, body));
     }
     let Some(size) = entry.size else { return Err(reader.invalid("chunks and no `size`")) };
     let mut chunks = Vec::new();
@@ -328,7 +354,7 @@ fn read_ghost(loader: &Loader, id: u32) -> Result<Ghost> {
         }
         chunks.push((off, reader.skip_payload(len)?));
     }
-    Ok(Ghost { entry, body: GhostBody::Chunks(chunks) })
+    Ok((entry, GhostBody::Chunks(chunks)))
 }
 
 /// Contents of a pipe or FIFO.

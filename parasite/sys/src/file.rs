@@ -148,15 +148,20 @@ fn grown(call: impl Fn(&mut [u8]) -> isize) -> std::io::Result<Vec<u8>> {
     }
 }
 
-/// `lsetxattr(2)`.
-pub fn set_xattr(path: &[u8], name: &[u8], value: &[u8]) -> Result<()> {
-    let nul = |_| Error::new("lsetxattr(text with NUL)", libc::EINVAL);
+/// `setxattr(2)` of what a link leads to, or `lsetxattr(2)`.
+pub fn set_xattr(path: &[u8], follow: bool, name: &[u8], value: &[u8]) -> Result<()> {
+    let nul = |_| Error::new("setxattr(text with NUL)", libc::EINVAL);
     let c = std::ffi::CString::new(path).map_err(nul)?;
     let n = std::ffi::CString::new(name).map_err(nul)?;
     let (data, len) = (value.as_ptr().cast(), value.len());
-    // SAFETY: both strings are NUL-terminated; pointer and length are those of `value`.
-    let ret = unsafe { libc::lsetxattr(c.as_ptr(), n.as_ptr(), data, len, 0) };
-    check(ret.into(), || format!("lsetxattr({c:?}, {n:?})")).map(|_| ())
+    let ret = if follow {
+        // SAFETY: both strings are NUL-terminated; pointer and length are those of `value`.
+        unsafe { libc::setxattr(c.as_ptr(), n.as_ptr(), data, len, 0) }
+    } else {
+        // SAFETY: as above.
+        unsafe { libc::lsetxattr(c.as_ptr(), n.as_ptr(), data, len, 0) }
+    };
+    check(ret.into(), || format!("setxattr({c:?}, {n:?})")).map(|_| ())
 }
 
 /// Where a file has data, by `SEEK_DATA`: offset and length of each range. All of it where the

@@ -10,7 +10,7 @@ use super::path::{directory, lookup, open_name, show, split, unlink};
 use super::set::{Ghost, Remap};
 use super::{At, Error, Result, failed, failed_io};
 use crate::ns::mnt::Whole;
-use images::proto::FileEntry;
+use images::proto::{AmberXattrEntry, FileEntry};
 use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, UtimensatFlags};
 use nix::sys::time::TimeSpec;
@@ -223,7 +223,7 @@ impl Files<'_> {
         )
     }
 
-    /// Contents, owner, mode and times of a fresh ghost.
+    /// Contents, owner, extended attributes, mode and times of a fresh ghost.
     fn fill(&self, handle: &OwnedFd, ghost: &Ghost) -> Result<()> {
         let e = &ghost.entry;
         let kind = e.mode & libc::S_IFMT;
@@ -248,6 +248,11 @@ impl Files<'_> {
         let (uid, gid) = (Some(e.uid.into()), Some(e.gid.into()));
         nix::unistd::fchownat(handle, "", uid, gid, AtFlags::AT_EMPTY_PATH)
             .map_err(|x| failed(format_args!("fchownat({}, {})", e.uid, e.gid), x))?;
+        // A new owner takes capabilities away.
+        let own = format!("/proc/self/fd/{}", handle.as_raw_fd());
+        for x in &ghost.xattrs {
+            xattr(own.as_bytes(), x)?;
+        }
         if kind == libc::S_IFLNK {
             return Ok(());
         }
@@ -294,6 +299,17 @@ impl Files<'_> {
             at = below;
         }
         Ok((at, last))
+    }
+}
+
+/// What this file system or whoever restores may not give is told: the file is whole without it.
+fn xattr(path: &[u8], x: &AmberXattrEntry) -> Result<()> {
+    match sys::file::set_xattr(path, true, &x.name, &x.value) {
+        Err(e) if matches!(e.errno(), libc::EOPNOTSUPP | libc::EPERM) => {
+            log::warn!("a file without a name does not get its {} back: {e}", show(&x.name));
+            Ok(())
+        }
+        done => Ok(done?),
     }
 }
 

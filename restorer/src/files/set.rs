@@ -4,8 +4,9 @@ use super::{Error, Result};
 pub(super) use images::checkpoint::Remap;
 use images::checkpoint::{GhostBody, PipeData, TcpStream};
 use images::proto::{
-    FdinfoEntry, FileEntry, FileLockEntry, FsEntry, GhostFileEntry, MemfdInodeEntry, PipeDataEntry,
-    RegFileEntry, SkPacketEntry, TaskKobjIdsEntry, TtyInfoEntry, TunLinkEntry, VmaEntry,
+    AmberXattrEntry, FdinfoEntry, FileEntry, FileLockEntry, FsEntry, GhostFileEntry,
+    MemfdInodeEntry, PipeDataEntry, RegFileEntry, SkPacketEntry, TaskKobjIdsEntry, TtyInfoEntry,
+    TunLinkEntry, VmaEntry,
 };
 use images::{Checkpoint, Extent};
 use std::collections::{BTreeMap, HashMap};
@@ -51,6 +52,8 @@ pub(super) struct Ghost {
     pub(super) entry: GhostFileEntry,
     /// Where its contents are: offset in the file, place in the image.
     pub(super) body: Vec<(u64, Extent)>,
+    /// Its extended attributes.
+    pub(super) xattrs: Vec<AmberXattrEntry>,
 }
 
 /// All of it.
@@ -137,7 +140,8 @@ impl FileSet {
                 GhostBody::Whole(extent) => vec![(0, *extent)],
                 GhostBody::Chunks(chunks) => chunks.clone(),
             };
-            set.ghosts.insert(*id, Ghost { entry: ghost.entry.clone(), body });
+            let entry = ghost.entry.clone();
+            set.ghosts.insert(*id, Ghost { entry, body, xattrs: ghost.xattrs.clone() });
         }
         let data = |(id, p): (&u32, &PipeData)| (*id, (p.entry, p.data));
         set.pipes = cp.pipe_data.iter().map(data).collect();

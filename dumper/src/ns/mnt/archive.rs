@@ -4,6 +4,7 @@
 //! whoever listens). Unlike CRIU's, archives have extended attributes (`SCHILY.xattr.*`, which
 //! GNU tar extracts with `--xattrs` and passes over otherwise) and fractions of seconds.
 
+use crate::xattr::{self, Owners};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use std::collections::HashMap;
@@ -15,9 +16,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use tar::{Builder, EntryType, Header};
-
-/// Maps an owner as the dumper sees it to what is saved: (uid, gid).
-pub(crate) type Owners<'a> = &'a dyn Fn(u32, u32) -> (u32, u32);
 
 /// Writes everything below `root` to `out`.
 pub(crate) fn write(root: BorrowedFd<'_>, out: File, owners: Owners<'_>) -> io::Result<()> {
@@ -122,7 +120,7 @@ impl Archive<'_> {
             all.push(("mtime".to_owned(), format!("{}.{nanos:09}", meta.mtime()).into_bytes()));
         }
         let follow = path == Path::new(".");
-        for (name, value) in sys::file::xattrs(full.as_os_str().as_bytes(), follow)? {
+        for (name, value) in xattr::all(full.as_os_str().as_bytes(), follow, self.owners)? {
             if let Ok(name) = String::from_utf8(name) {
                 all.push((format!("SCHILY.xattr.{name}"), value));
             }

@@ -19,6 +19,7 @@ pub use options::MountOptions;
 
 use super::{Cx, Namespace, Namespaces, Role};
 use crate::files::parse::Mount;
+use crate::xattr::Owners;
 use crate::{Error, Request};
 use analyse::{Analysis, NsMounts};
 use images::Image;
@@ -105,7 +106,7 @@ impl Mounts {
     }
 
     /// Writes the mounts of a namespace, and the content of its file systems.
-    fn write(&self, ns: &Namespace, cx: &Cx<'_>, owners: archive::Owners<'_>) -> Result<(), Error> {
+    fn write(&self, ns: &Namespace, cx: &Cx<'_>, owners: Owners<'_>) -> Result<(), Error> {
         let dir = cx.dir;
         let user = cx.all.root(NsKind::User).map(|ns| ns.fd.as_fd());
         let Some(at) = self.all.iter().position(|m| m.ns == ns.id) else { return Ok(()) };

@@ -119,7 +119,7 @@ impl Extract {
             other => return Err(bad(format!("an entry of kind {other:?}"))),
         }
         for (name, value) in &xattrs {
-            let done = sys::file::set_xattr(here(&path).as_os_str().as_bytes(), name, value);
+            let done = sys::file::set_xattr(here(&path).as_os_str().as_bytes(), false, name, value);
             if name == b"security.selinux"
                 && done.as_ref().is_err_and(|e| e.errno() == libc::EOPNOTSUPP)
             {

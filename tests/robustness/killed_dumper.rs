@@ -15,27 +15,25 @@ fn a_killed_dumper_leaves_its_target_as_it_was() {
     }
     let crowd = Crowd::start("killed-dumper");
     let mut random = Random::new("killed dumper");
-    // Follows what dumps take on this machine now, so that kills fall inside of them.
+    // Follows what dumps take on this machine now: one kill in ten or so comes too late, so that the
+    // last moments of a dump are hit as well as the first.
     let mut limit = whole_dump(&crowd);
     let kills = count("AMBER_KILLS", 20);
-    let mut before_its_end = 0;
-    for turn in 0..kills {
+    let (mut turn, mut hits) = (0, 0);
+    while hits < kills {
         let delay = random.within(limit);
         let in_time = kill_one(&crowd, turn, delay);
-        before_its_end += u64::from(in_time);
-        limit = if in_time {
-            limit.mul_f32(1.1)
-        } else {
-            limit.min(delay).max(Duration::from_millis(2))
-        };
+        hits += u64::from(in_time);
+        limit = limit.mul_f32(if in_time { 1.02 } else { 0.85 }).max(Duration::from_millis(2));
         if let Err(what) = crowd.untouched() {
             let log = tail(&crowd.sandbox.path(&format!("images{turn}")).join("dump.log"), 12);
             panic!("kill {turn} after {delay:?}: {what}\n{log}");
         }
         fs::remove_dir_all(crowd.sandbox.path(&format!("images{turn}"))).expect("images");
+        turn += 1;
+        assert!(turn < 3 * kills + 20, "most dumps end before they are killed: {hits} of {turn}");
     }
-    println!("{before_its_end} of {kills} dumps were killed before their end");
-    assert!(kills < 10 || before_its_end * 3 >= kills, "most dumps ended before they were killed");
+    println!("{hits} dumps killed before their end, {} had ended", turn - hits);
     whole_dump(&crowd); // it can still be dumped
     crowd.untouched().expect("after a whole dump");
     crowd.finish();

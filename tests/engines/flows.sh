@@ -187,7 +187,7 @@ ignore_rootfs() {
 }
 
 static_ip() {
-    podman network create --subnet 10.77.0.0/24 n77 >/dev/null
+    podman network create --disable-dns --subnet 10.77.0.0/24 n77 >/dev/null
     up c1 --network n77 --ip 10.77.0.9
     checkpoint -e s.tar.gz c1
     restore --ignore-static-ip -i s.tar.gz -n c2

@@ -131,9 +131,17 @@ fn ports_stay_shared() {
     socket("reuseport").check();
 }
 
+/// What Go's `net.Listen` makes since 1.24.
+#[test]
+fn listeners_for_multipath_tcp() {
+    for flavour in ["host", "ns"] {
+        socket("mptcp").flavour(flavour).lost_by_stock("refuses proto 262").check();
+    }
+}
+
 #[test]
 fn sockets_of_other_protocols_are_refused() {
-    socket("mptcp").refused("Unsupported proto 262").check();
+    socket("mptcp_connected").refused("MPTCP connection").check();
     socket("ulp").refused("upper layer protocol tls").check();
     socket("other_ns").refused("external network namespace").check();
 }

@@ -9,6 +9,10 @@
 #include <netinet/tcp.h>
 #include <sched.h>
 
+#ifndef IPPROTO_MPTCP
+#define IPPROTO_MPTCP 262
+#endif
+
 static const char *what;
 #define IS(name) (!strcmp(what, name))
 
@@ -128,10 +132,49 @@ static int tcp(void)
 		ready();
 		CHECK(!getsockopt(a, IPPROTO_TCP, TCP_ULP, buf, &l));
 		STREQ(buf, "tls");
-	} else if (IS("mptcp")) {
-		s = socket(AF_INET, SOCK_STREAM, 262);
+	} else if (IS("mptcp") || IS("mptcp_connected")) {
+		struct sockaddr_in at = local(7009), bound_at = local(7010);
+		int only_bound = socket(AF_INET, SOCK_STREAM, IPPROTO_MPTCP), plain, multi, early, late;
+		s = socket(AF_INET, SOCK_STREAM, IPPROTO_MPTCP);
 		SETUP_OR_SKIP(s >= 0);
+		set(s, IPPROTO_TCP, TCP_NODELAY, 1);
+		set(s, SOL_SOCKET, SO_REUSEADDR, 1);
+		CHECK(!bind(s, (void *)&at, sizeof(at)) && !listen(s, 5));
+		CHECK(!bind(only_bound, (void *)&bound_at, sizeof(bound_at)));
+		multi = socket(AF_INET, SOCK_STREAM, IPPROTO_MPTCP);
+		early = socket(AF_INET, SOCK_STREAM, 0);
+		CHECK(!connect(early, (void *)&at, sizeof(at)));
+		late = accept(s, NULL, NULL);
+		if (IS("mptcp_connected")) {
+			CHECK(!connect(multi, (void *)&at, sizeof(at)));
+			a = accept(s, NULL, NULL);
+		}
 		ready();
+		if (IS("mptcp_connected")) {
+			EQ(write(multi, "x", 1), 1);
+			EQ(read(a, buf, 1), 1);
+			return 1;
+		}
+		EQ(opt(s, SOL_SOCKET, SO_PROTOCOL), IPPROTO_MPTCP);
+		EQ(opt(s, SOL_SOCKET, SO_ACCEPTCONN), 1);
+		EQ(opt(s, IPPROTO_TCP, TCP_NODELAY), 1);
+		EQ(opt(s, SOL_SOCKET, SO_REUSEADDR), 1);
+		EQ(write(early, "y", 1), 1);
+		EQ(read(late, buf, 1), 1);
+		// Those who know nothing of it, and those who do.
+		plain = socket(AF_INET, SOCK_STREAM, 0);
+		CHECK(!connect(plain, (void *)&at, sizeof(at)));
+		a = accept(s, NULL, NULL);
+		EQ(opt(a, SOL_SOCKET, SO_PROTOCOL), IPPROTO_TCP);
+		CHECK(!connect(multi, (void *)&at, sizeof(at)));
+		b = accept(s, NULL, NULL);
+		EQ(opt(b, SOL_SOCKET, SO_PROTOCOL), IPPROTO_MPTCP);
+		EQ(write(multi, "x", 1), 1);
+		EQ(read(b, buf, 1), 1);
+		l = sizeof(bound_at);
+		CHECK(!getsockname(only_bound, (void *)&bound_at, &l));
+		EQ(ntohs(bound_at.sin_port), 7010);
+		CHECK(!listen(only_bound, 5));
 	} else if (IS("fastopen")) {
 		s = bound(SOCK_STREAM, 7003);
 		CHECK(!listen(s, 5));

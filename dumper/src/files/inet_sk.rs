@@ -23,6 +23,7 @@ impl FileTable {
         let (kind, proto) = (get(libc::SO_TYPE)?, get(libc::SO_PROTOCOL)?);
         match (kind as i32, proto as i32) {
             (libc::SOCK_STREAM, libc::IPPROTO_TCP) => {}
+            (libc::SOCK_STREAM, libc::IPPROTO_MPTCP) => unconnected(own)?,
             (libc::SOCK_DGRAM, libc::IPPROTO_UDP | libc::IPPROTO_UDPLITE) => {
                 self.datagrams(open)?
             }
@@ -37,10 +38,16 @@ impl FileTable {
         }
         let ino = open.stat.st_ino as u32;
         let (net, ns_id) = self.net_of(open)?;
-        let known = self.diag.inet(net, family as u8, proto as u8)?.get(&ino).cloned();
+        let multipath = proto as i32 == libc::IPPROTO_MPTCP;
+        // The TCP socket that listens for it goes by its inode.
+        let asked = if multipath { libc::IPPROTO_TCP } else { proto as i32 };
+        let known = self.diag.inet(net, family as u8, asked as u8)?.get(&ino).cloned();
+        if multipath && known.is_none() && get(libc::SO_ACCEPTCONN)? != 0 {
+            return Err(Why::yet("MPTCP listeners that this kernel does not list"));
+        }
         // A socket that is neither bound nor connected is in no table of the kernel.
         let mut diag = known.unwrap_or_else(|| InetDiag { state: CLOSE, ..InetDiag::default() });
-        if proto as i32 == libc::IPPROTO_TCP {
+        if asked == libc::IPPROTO_TCP {
             if diag.state == BOUND_INACTIVE {
                 diag.state = CLOSE;
             }
@@ -48,6 +55,8 @@ impl FileTable {
                 closed_connection(own, family as i32 == libc::AF_INET6, &mut diag)?;
             }
             self.tcp_state(&diag)?;
+        }
+        if proto as i32 == libc::IPPROTO_TCP {
             upper_protocol(own)?;
         }
         let mut opts = sk_opts::collect(own, false)?;
@@ -58,7 +67,7 @@ impl FileTable {
             }
             _ => self.sk_defaults.differing(own, same),
         };
-        if proto as i32 == libc::IPPROTO_TCP {
+        if asked == libc::IPPROTO_TCP {
             opts.amber_others.extend(diag.keys.iter().map(signing_key));
         } else {
             let v6 = family as i32 == libc::AF_INET6;
@@ -87,8 +96,8 @@ impl FileTable {
             ifname: scope(&diag, words == 4, opts.so_bound_dev.clone()),
             opts,
             ns_id: Some(ns_id),
-            shutdown: shutdown(proto as i32, diag.shutdown),
-            tcp_opts: Some(tcp_opts(own, proto as i32)),
+            shutdown: shutdown(asked, diag.shutdown),
+            tcp_opts: Some(tcp_opts(own, asked)),
         });
         self.files.push(file);
         let alive = diag.state != CLOSE && self.request.tcp_close;
@@ -187,6 +196,16 @@ impl FileTable {
     }
 }
 
+/// Refuses an MPTCP connection. A socket that has no peer is no more than a TCP socket, and those
+/// that it accepts from peers without MPTCP are such.
+fn unconnected(fd: BorrowedFd<'_>) -> Result<(), Why> {
+    let had = sys::fd::getsockopt(fd, libc::SOL_SOCKET, SO_PEERNAME, &mut [0; 28]).is_ok();
+    if had || sys::socket::peer_name(fd).is_ok() {
+        return Err(Why::yet("an MPTCP connection: its keys are the kernel's alone"));
+    }
+    Ok(())
+}
+
 /// Refuses what another protocol between TCP and the program keeps to itself.
 fn upper_protocol(fd: BorrowedFd<'_>) -> Result<(), Why> {
     const TCP_ULP: i32 = 31;
@@ -237,15 +256,17 @@ fn is_connection(proto: i32, diag: &InetDiag) -> bool {
 
 /// A connection that has come to its end is in no table of the kernel, but its socket remembers.
 fn closed_connection(fd: BorrowedFd<'_>, v6: bool, diag: &mut InetDiag) -> Result<(), Why> {
-    // No longer than the address: the kernel minds.
-    let mut peer = vec![0u8; if v6 { 28 } else { 16 }];
-    let Ok(len) = sys::fd::getsockopt(fd, libc::SOL_SOCKET, SO_PEERNAME, &mut peer) else {
-        return Ok(());
-    };
     let fill = |(port, words): (u16, Vec<u32>)| {
         let mut address = [0; 4];
         address[..words.len()].copy_from_slice(&words);
         (port, address)
+    };
+    // No longer than the address: the kernel minds.
+    let mut peer = vec![0u8; if v6 { 28 } else { 16 }];
+    let Ok(len) = sys::fd::getsockopt(fd, libc::SOL_SOCKET, SO_PEERNAME, &mut peer) else {
+        // Only bound, which not all kernels list.
+        (diag.ports.0, diag.addrs.0) = fill(address(&sys::socket::own_name(fd)?, v6));
+        return Ok(());
     };
     let (peer, own) = (address(&peer[..len], v6), address(&sys::socket::own_name(fd)?, v6));
     let ((port, address), (own_port, own_address)) = (fill(peer), fill(own));

@@ -22,6 +22,7 @@ const OLD_GHOST: u32 = 1 << 31;
 const S_IFMT: u32 = 0o170_000;
 const S_IFREG: u32 = 0o100_000;
 const SOCK_STREAM: u32 = 1;
+const IPPROTO_MPTCP: u32 = 262;
 
 /// All open file descriptions.
 ///
@@ -574,6 +575,9 @@ fn check_one(
             if addr.len() != words {
                 return Err(format!("isk.{field} has {} words, not {words}", addr.len()));
             }
+        }
+        if socket.proto == IPPROTO_MPTCP && socket.dst_port != 0 {
+            return Err("isk.dst_port: MPTCP connections are not known".to_owned());
         }
     }
     range::file(file)

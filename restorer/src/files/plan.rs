@@ -451,7 +451,10 @@ fn ties_of<'a>(set: &'a FileSet, file: &'a FileEntry) -> Vec<Tie<'a>> {
     if let Some(sk) = &file.isk
         && sk.src_port != 0
     {
-        ties.push(Tie::Port(sk.proto, sk.src_port));
+        // What an MPTCP listener accepts has its port, and may be TCP.
+        let multipath = sk.proto as i32 == libc::IPPROTO_MPTCP;
+        let proto = if multipath { libc::IPPROTO_TCP as u32 } else { sk.proto };
+        ties.push(Tie::Port(proto, sk.src_port));
     }
     if let Some(pidfd) = file.pidfd.as_ref().filter(|p| p.nspid <= 0) {
         ties.push(Tie::DeadPid(pidfd.ino));

@@ -25,7 +25,7 @@ fn long_work_shows_a_line_on_a_terminal() {
         sandbox.shell("chmod +x late.sh");
         let on_terminal = |verb: &str, options: &str| {
             let line = format!(
-                "{} {verb} -v4 -o {verb}.log -D images --action-script {dir}/late.sh {options}",
+                "TERM=xterm {} {verb} -v4 -o {verb}.log -D images --action-script {dir}/late.sh {options}",
                 criu.path.display()
             );
             let typescript = format!("{verb}.typescript");

@@ -3,6 +3,7 @@
 // Lives on a terminal whose master is somebody else's, as the first process of a container.
 #include "subject.h"
 #include <sys/ioctl.h>
+#include <termios.h>
 
 static void on_interrupt(int signo)
 {

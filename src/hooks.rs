@@ -6,13 +6,18 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, ExitStatus};
+
+use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::progress::Progress;
 use crate::rpc::Client;
 
 /// CRIU's exit code of a dump whose script failed, and what it makes of its own -1.
 const SCRIPT_FAILED: i32 = 255;
+
+/// How often a script's process looks whether it is still wanted, in ms.
+const PATROL: u8 = 50;
 
 /// What this program does at each moment.
 #[derive(Debug)]
@@ -119,6 +124,7 @@ impl restorer::Hooks for Hooks<'_> {
 
     fn leads(&mut self) {
         crate::log::name_children();
+        self.scripts.front = Some(sys::arena::getppid());
     }
 
     fn progress(&self) -> &dyn restorer::Progress {
@@ -138,12 +144,14 @@ pub(crate) struct Scripts<'a> {
     /// In the order they are run: the last one given comes first.
     paths: Vec<PathBuf>,
     images: &'a std::fs::File,
+    /// Our parent, without which nobody waits for a script.
+    front: Option<i32>,
 }
 
 impl<'a> Scripts<'a> {
     /// `paths` in the order they were given; `images` is the directory they may look into.
     pub(crate) fn new(paths: &[PathBuf], images: &'a std::fs::File) -> Self {
-        Self { paths: paths.iter().rev().cloned().collect(), images }
+        Self { paths: paths.iter().rev().cloned().collect(), images, front: None }
     }
 
     /// Runs all of them, also after one failed.
@@ -172,7 +180,7 @@ impl<'a> Scripts<'a> {
         if let Some(pid) = root_pid {
             command.env("CRTOOLS_INIT_PID", pid.to_string());
         }
-        match command.status() {
+        match command.spawn().and_then(|script| self.wait(script)) {
             Ok(status) if status.success() => true,
             Ok(status) => {
                 log::error!("Script {} failed: {status}", path.display());
@@ -183,6 +191,26 @@ impl<'a> Scripts<'a> {
                 false
             }
         }
+    }
+}
+
+impl Scripts<'_> {
+    /// Waits for the end of a script; when the front is killed meanwhile, it is asked to end.
+    fn wait(&self, mut script: Child) -> io::Result<ExitStatus> {
+        let pid = script.id().cast_signed();
+        // Without pidfds (before 5.3) a script is waited for as long as it runs.
+        let (Some(front), Ok(end)) = (self.front, sys::fd::pidfd_open(pid, 0)) else {
+            return script.wait();
+        };
+        let mut fds = [PollFd::new(end.as_fd(), PollFlags::POLLIN)];
+        // Interrupted: as if the time were over.
+        while poll(&mut fds, PATROL).unwrap_or(0) == 0 {
+            if sys::arena::getppid() != front {
+                let _ = sys::task::kill(pid, libc::SIGTERM);
+                return Err(io::Error::other("nobody waits for the restore any more"));
+            }
+        }
+        script.wait()
     }
 }
 

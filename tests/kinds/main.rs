@@ -8,6 +8,7 @@ use support::Subject;
 
 mod again;
 mod cgroup;
+mod cgroup_failed;
 mod eventfd;
 mod eventpoll;
 mod fallback;

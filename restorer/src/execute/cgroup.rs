@@ -5,6 +5,7 @@
 //! again when it has made its cgroup namespace, the others when all exist, threads when they do,
 //! limits when nothing is made any more, a freezer in the end.
 
+mod journal;
 mod property;
 
 use crate::Error;
@@ -13,6 +14,7 @@ use crate::plan::Plan;
 use crate::plan::cgroup::{Cgroups, Dir, Member, set_of};
 use crate::request::CgroupMode;
 use images::checkpoint::Thread;
+use journal::Journal;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -20,20 +22,17 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-/// How long the groups of a failed restore may take to be empty.
-const EMPTY: Duration = Duration::from_secs(2);
-
-/// The groups of a tree being restored. Dropping it removes the directories that were made,
-/// unless they are kept.
+/// The groups of a tree being restored. Unless [`Groups::finish`] is called, dropping it removes
+/// the directories that were made, and puts back what was set in others.
 #[derive(Debug)]
 pub(crate) struct Groups<'a> {
     plan: &'a Cgroups,
+    // Ends before the mounts that its paths are in.
+    journal: RefCell<Journal>,
     hierarchies: Hierarchies,
     /// Where this process is: path by hierarchy.
     present: &'a BTreeMap<String, String>,
-    made: Vec<PathBuf>,
     /// Directories that get their properties.
     set: Vec<(PathBuf, &'a Dir)>,
 }
@@ -45,9 +44,9 @@ impl<'a> Groups<'a> {
         let plan = &plan.cgroups;
         let mut all = Self {
             plan,
+            journal: RefCell::default(),
             hierarchies: Hierarchies::default(),
             present,
-            made: Vec::new(),
             set: Vec::new(),
         };
         if plan.sets.is_empty() {
@@ -66,7 +65,7 @@ impl<'a> Groups<'a> {
                 CgroupMode::Ignore | CgroupMode::None => false,
             };
             if sets {
-                property::before_tasks(&path, dir)?;
+                property::before_tasks(&path, dir, all.journal.get_mut())?;
                 all.set.push((path, dir));
             }
         }
@@ -96,7 +95,7 @@ impl<'a> Groups<'a> {
         for path in missing {
             let mode = fs::DirBuilder::new().mode(0o755).create(path);
             mode.map_err(|e| failed(&format_args!("mkdir({}): {e}", path.display())))?;
-            self.made.push(path.to_owned());
+            self.journal.get_mut().made(path.to_owned());
             property::usable(path, &dir.hierarchy);
         }
         if let Some(perms) = &dir.perms {
@@ -224,35 +223,17 @@ impl<'a> Groups<'a> {
 
     /// The tree is complete: sets what might have kept it from becoming so.
     pub(crate) fn set_limits(&self) -> Result<(), Error> {
-        self.set.iter().try_for_each(|(path, dir)| property::limits(path, dir))
+        let mut journal = self.journal.borrow_mut();
+        self.set.iter().try_for_each(|(path, dir)| property::limits(path, dir, &mut journal))
     }
 
-    /// The tree runs: freezes it if it was frozen. The directories stay.
+    /// The tree runs: freezes it if it was frozen. All stays.
     pub(crate) fn finish(mut self) {
+        let journal = self.journal.get_mut();
         for (path, dir) in &self.set {
-            property::freezer(path, dir);
+            property::freezer(path, dir, journal);
         }
-        self.made.clear();
-    }
-}
-
-impl Drop for Groups<'_> {
-    fn drop(&mut self) {
-        let until = Instant::now() + EMPTY;
-        while let Some(path) = self.made.pop() {
-            loop {
-                match fs::remove_dir(&path) {
-                    Err(e) if e.raw_os_error() == Some(libc::EBUSY) && Instant::now() < until => {
-                        std::thread::sleep(Duration::from_millis(2));
-                    }
-                    Err(e) => {
-                        log::error!("cgroups: {} stays: {e}", path.display());
-                        break;
-                    }
-                    Ok(()) => break,
-                }
-            }
-        }
+        journal.keep();
     }
 }
 

@@ -1,5 +1,6 @@
 //! Properties of control groups: in which order, and how they are written.
 
+use super::journal::Journal;
 use crate::Error;
 use crate::plan::cgroup::Dir;
 use images::proto::CgroupPropEntry;
@@ -44,36 +45,36 @@ pub(super) fn usable(dir: &Path, hierarchy: &str) {
 }
 
 /// Sets what must be set before tasks and further directories are in `path`.
-pub(super) fn before_tasks(path: &Path, dir: &Dir) -> Result<(), Error> {
+pub(super) fn before_tasks(path: &Path, dir: &Dir, journal: &mut Journal) -> Result<(), Error> {
     if dir.hierarchy.is_empty() {
-        enable_controllers(path, dir);
+        enable_controllers(path, dir, journal);
     }
     let mut early = dir.properties.iter().filter(|p| BEFORE_TASKS.contains(&p.name.as_str()));
-    early.try_for_each(|p| set(path, dir, p))
+    early.try_for_each(|p| set(path, dir, p, journal))
 }
 
 /// Sets all else.
-pub(super) fn limits(path: &Path, dir: &Dir) -> Result<(), Error> {
+pub(super) fn limits(path: &Path, dir: &Dir, journal: &mut Journal) -> Result<(), Error> {
     let late = |p: &&CgroupPropEntry| {
         !BEFORE_TASKS.contains(&p.name.as_str()) && !FREEZERS.contains(&p.name.as_str())
     };
-    dir.properties.iter().filter(late).try_for_each(|p| set(path, dir, p))
+    dir.properties.iter().filter(late).try_for_each(|p| set(path, dir, p, journal))
 }
 
 /// Freezes, if the group was frozen when it was dumped.
-pub(super) fn freezer(path: &Path, dir: &Dir) {
+pub(super) fn freezer(path: &Path, dir: &Dir, journal: &mut Journal) {
     let frozen = |p: &&CgroupPropEntry| {
         FREEZERS.contains(&p.name.as_str()) && (p.value == "FROZEN" || p.value == "1")
     };
     for property in dir.properties.iter().filter(frozen) {
-        if let Err(e) = set(path, dir, property) {
+        if let Err(e) = set(path, dir, property, journal) {
             log::error!("{e}");
         }
     }
 }
 
 /// Properties of controllers are there only if the group above has enabled these.
-fn enable_controllers(path: &Path, dir: &Dir) {
+fn enable_controllers(path: &Path, dir: &Dir, journal: &mut Journal) {
     let missing = |p: &&CgroupPropEntry| !path.join(&p.name).exists();
     for property in dir.properties.iter().filter(missing) {
         let Some((controller, _)) = property.name.split_once('.') else { continue };
@@ -82,15 +83,21 @@ fn enable_controllers(path: &Path, dir: &Dir) {
             let above: Vec<&Path> = path.ancestors().skip(1).collect();
             let groups = above.iter().rev().map(|d| d.join("cgroup.subtree_control"));
             for file in groups.filter(|f| f.exists()) {
+                journal.writes(&file);
                 let _ = fs::write(&file, format!("+{controller}"));
             }
         }
     }
 }
 
-fn set(path: &Path, dir: &Dir, property: &CgroupPropEntry) -> Result<(), Error> {
+fn set(
+    path: &Path,
+    dir: &Dir,
+    property: &CgroupPropEntry,
+    journal: &mut Journal,
+) -> Result<(), Error> {
     let file = path.join(&property.name);
-    let done = permissions(&file, property).and_then(|()| write(&file, property));
+    let done = permissions(&file, property, journal).and_then(|()| write(&file, property, journal));
     match done {
         Ok(()) => Ok(()),
         // Of controllers that may not be here, and that CRIU does not save.
@@ -110,42 +117,74 @@ fn set(path: &Path, dir: &Dir, property: &CgroupPropEntry) -> Result<(), Error> 
     }
 }
 
-fn permissions(file: &Path, property: &CgroupPropEntry) -> io::Result<()> {
+fn permissions(file: &Path, property: &CgroupPropEntry, journal: &mut Journal) -> io::Result<()> {
     let Some(perms) = &property.perms else { return Ok(()) };
     let now = fs::metadata(file)?;
-    if (now.uid(), now.gid()) != (perms.uid, perms.gid) {
+    let owned = (now.uid(), now.gid()) == (perms.uid, perms.gid);
+    let mode = perms.mode & 0o7777;
+    if owned && now.mode() & 0o7777 == mode {
+        return Ok(());
+    }
+    journal.gives(file, &now);
+    if !owned {
         chown(file, Some(perms.uid), Some(perms.gid))?;
     }
-    if now.mode() & 0o7777 != perms.mode & 0o7777 {
-        fs::set_permissions(file, fs::Permissions::from_mode(perms.mode & 0o7777))?;
-    }
-    Ok(())
+    fs::set_permissions(file, fs::Permissions::from_mode(mode))
 }
 
-fn write(file: &Path, property: &CgroupPropEntry) -> io::Result<()> {
-    let value = property.value.trim_end();
+fn write(file: &Path, property: &CgroupPropEntry, journal: &mut Journal) -> io::Result<()> {
+    let wanted = property.value.trim_end();
     let name = property.name.as_str();
     match name {
         "cgroup.procs" | "tasks" => return Ok(()),
         // What it is made as; the kernel says no in deeper groups.
-        "memory.swappiness" if value == "60" => return Ok(()),
-        "memory.oom_control" if value == "0" => return Ok(()),
-        "cgroup.type" if value != "threaded" => return Ok(()),
+        "memory.swappiness" if wanted == "60" => return Ok(()),
+        "memory.oom_control" if wanted == "0" => return Ok(()),
+        "cgroup.type" if wanted != "threaded" => return Ok(()),
         _ => {}
     }
     // Much is so already, and cannot always be written again.
-    let now = fs::read_to_string(file);
-    if value.is_empty() || now.is_ok_and(|now| now.trim_end() == value) {
+    if wanted.is_empty() || value(file).is_ok_and(|now| now == wanted) {
         return Ok(());
     }
-    match name {
-        "devices.list" => {
+    journal.writes(file);
+    put(file, wanted)
+}
+
+/// The value of a property, as it can be written.
+pub(super) fn value(file: &Path) -> io::Result<String> {
+    let text = fs::read_to_string(file)?;
+    let all = text.trim_end();
+    if file.ends_with("memory.oom_control") {
+        let first = all.lines().next().and_then(|line| line.split(' ').nth(1));
+        return Ok(first.unwrap_or_default().to_owned());
+    }
+    Ok(all.to_owned())
+}
+
+/// Gives a property the value again that it had before.
+pub(super) fn put_back(file: &Path, before: &str) -> io::Result<()> {
+    let now = value(file)?;
+    if now == before {
+        return Ok(());
+    }
+    if file.ends_with("cgroup.subtree_control") {
+        let more = now.split_whitespace().filter(|c| !before.split_whitespace().any(|b| b == *c));
+        let less: Vec<String> = more.map(|c| format!("-{c}")).collect();
+        return fs::write(file, less.join(" "));
+    }
+    put(file, before)
+}
+
+fn put(file: &Path, value: &str) -> io::Result<()> {
+    match file.file_name().and_then(|name| name.to_str()) {
+        Some("devices.list") => {
             fs::write(file.with_file_name("devices.deny"), "a")?;
             let allow = file.with_file_name("devices.allow");
             value.lines().try_for_each(|line| fs::write(&allow, line))
         }
-        "net_prio.ifpriomap" => value.lines().try_for_each(|line| fs::write(file, line)),
-        "cgroup.subtree_control" => {
+        Some("net_prio.ifpriomap") => value.lines().try_for_each(|line| fs::write(file, line)),
+        Some("cgroup.subtree_control") => {
             let all: Vec<String> = value.split_whitespace().map(|c| format!("+{c}")).collect();
             fs::write(file, all.join(" "))
         }

@@ -19,6 +19,7 @@ mod reader;
 mod required;
 mod schema;
 mod writer;
+pub mod xattr;
 
 pub use checkpoint::{Checkpoint, Options};
 pub use dir::{Dir, PARENT};

@@ -11,6 +11,28 @@ fn mounts_of_all_kinds_stay() {
     Subject::new("mounts").flavour("pid,mnt").check();
 }
 
+/// What is in them is the kernel's, or other mounts' (overlay).
+#[test]
+fn mounts_of_the_kernels_file_systems_stay() {
+    let of = |kind: &'static str| Subject::new("mnt_kinds").args(&[kind]).flavour("pid,mnt,ipc");
+    for kind in ["devtmpfs", "sysfs", "mqueue", "cgroup2"] {
+        of(kind).check();
+    }
+    of("overlay").stock_cannot_restore("mounts it before its layers are there").check();
+    of("tracefs")
+        .stock_cannot_dump("leaves the mount out, and fails for what is open there")
+        .check();
+}
+
+#[test]
+fn mounts_of_the_kernels_file_systems_stay_in_a_user_namespace() {
+    let why = "it wants a network namespace of the tree's own too";
+    for kind in ["mqueue", "overlay"] {
+        let subject = Subject::new("mnt_kinds").args(&[kind]);
+        subject.flavour("user,pid,mnt,uts,ipc").lost_by_stock(why).check();
+    }
+}
+
 #[test]
 fn extended_attributes_in_a_tmpfs_stay() {
     Subject::new("mounts").args(&["xattr"]).flavour("pid,mnt").lost_by_stock(NO_XATTRS).check();

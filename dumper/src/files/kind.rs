@@ -197,8 +197,9 @@ fn file(open: &Open<'_>) -> Result<Kind, Why> {
     // All that needs a second look lacks a name in a directory, or has a link without a path.
     if open.stat.st_nlink != 0 && open.link.starts_with(b"/") && !open.link.ends_with(b" (deleted)")
     {
-        let special = fs_magic(open)?;
-        return if special == magic::MQUEUE {
+        // Its directory is one like others: what is in it is empty or refused.
+        let is_dir = open.stat.st_mode & libc::S_IFMT == libc::S_IFDIR;
+        return if !is_dir && fs_magic(open)? == magic::MQUEUE {
             Err(Why::refused("Can't dump POSIX message queue"))
         } else {
             Ok(Kind::RegFile)

@@ -12,7 +12,7 @@ mod codec;
 mod explore;
 mod image;
 mod json;
-mod text;
+pub(crate) mod text;
 mod view;
 
 use std::ffi::{OsStr, OsString};

@@ -1,8 +1,8 @@
 //! Contents of a tmpfs as a gzip'ed tar archive, as CRIU has GNU tar make it.
 //!
 //! Owners are numbers, hard links and holes are kept, sockets are left out (they come back with
-//! whoever listens). Unlike CRIU's, archives have extended attributes (`SCHILY.xattr.*`, which
-//! GNU tar extracts with `--xattrs` and passes over otherwise) and fractions of seconds.
+//! whoever listens). Unlike CRIU's, archives have extended attributes (see [`images::xattr`]; GNU tar
+//! extracts them with `--xattrs` and passes over them otherwise) and fractions of seconds.
 
 use crate::xattr::{self, Owners};
 use flate2::Compression;
@@ -122,7 +122,7 @@ impl Archive<'_> {
         let follow = path == Path::new(".");
         for (name, value) in xattr::all(full.as_os_str().as_bytes(), follow, self.owners)? {
             if let Ok(name) = String::from_utf8(name) {
-                all.push((format!("SCHILY.xattr.{name}"), value));
+                all.push(images::xattr::record(&name, &value));
             }
         }
         if all.is_empty() {

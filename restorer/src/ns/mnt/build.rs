@@ -560,7 +560,7 @@ impl Builder<'_> {
                 None => self.given(i)?,
             },
         };
-        mount::set_attr(fd.as_fd(), m.attr, sys::mount::ATTR_ATIME)?;
+        mount::set_attr(fd.as_fd(), m.attr, ATTRS)?;
         self.fds[i] = Some(fd);
         self.attach(i)
     }

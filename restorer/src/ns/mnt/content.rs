@@ -153,8 +153,8 @@ fn extensions(entry: &mut Item<'_>, meta: &mut Meta) -> io::Result<Xattrs> {
     for record in records {
         let record = record?;
         let (key, value) = (record.key_bytes(), record.value_bytes());
-        if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-            xattrs.push((name.to_vec(), value.to_vec()));
+        if let Some(xattr) = images::xattr::from_record(key, value) {
+            xattrs.push(xattr);
         } else if key == b"mtime" {
             let text = String::from_utf8_lossy(value);
             let (secs, part) = text.split_once('.').unwrap_or((&text, ""));

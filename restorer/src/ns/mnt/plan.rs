@@ -179,7 +179,7 @@ pub(crate) fn plan(
     places(&mut out)?;
     sources(&mut out, &entries, wish)?;
     order(&mut out);
-    late(&mut out);
+    late(&mut out)?;
     out.steps = groups::steps(&out.mounts)?;
     Ok(out)
 }
@@ -451,9 +451,12 @@ fn order(trees: &mut MountTrees) {
     }
 }
 
+fn is_overlay(m: &Mount) -> bool {
+    matches!(&m.source, Source::New(fs) if fs.name == "overlay")
+}
+
 /// Overlays are made of directories of the tree itself.
-fn late(trees: &mut MountTrees) {
-    let is_overlay = |m: &Mount| matches!(&m.source, Source::New(fs) if fs.name == "overlay");
+fn late(trees: &mut MountTrees) -> Result<(), String> {
     let order: Vec<usize> = trees.namespaces.iter().flat_map(|t| t.order.clone()).collect();
     for i in order {
         let m = &trees.mounts[i];
@@ -464,9 +467,38 @@ fn late(trees: &mut MountTrees) {
         let on_late = m.parent.is_some_and(|p| trees.mounts[p].late);
         trees.mounts[i].late = is_overlay(m) || of_late || on_late;
     }
-    for tree in &mut trees.namespaces {
-        tree.order.sort_by_key(|i| trees.mounts[*i].late);
+    let MountTrees { mounts, namespaces, .. } = trees;
+    namespaces.iter_mut().try_for_each(|tree| order_late(tree, mounts))
+}
+
+/// Puts late mounts behind the others, each after what it is a bind of.
+fn order_late(tree: &mut Tree, mounts: &[Mount]) -> Result<(), String> {
+    let (mut done, mut left): (Vec<_>, Vec<_>) = tree.order.iter().partition(|i| !mounts[**i].late);
+    // What is no overlay is made early, and only put in its place late.
+    let made_early = |i: usize| match &mounts[i].source {
+        Source::Bind { .. } => !mounts[i].late,
+        _ => !is_overlay(&mounts[i]),
+    };
+    while !left.is_empty() {
+        let placed = |i: usize, done: &[usize]| !mounts[i].late || done.contains(&i);
+        let ready = |i: &usize| {
+            let m = &mounts[*i];
+            let on = m.parent.is_none_or(|p| placed(p, &done));
+            on && match &m.source {
+                Source::Bind { of, .. } => made_early(*of) || placed(*of, &done),
+                _ => true,
+            }
+        };
+        let Some(next) = left.iter().position(ready) else {
+            let m = &mounts[left[0]];
+            let point = show(&m.point);
+            let why = "it is of an overlay that is made after it, or in another mount namespace";
+            return Err(format!("not supported yet: mount {} at {point}: {why}", m.id));
+        };
+        done.push(left.remove(next));
     }
+    tree.order = done;
+    Ok(())
 }
 
 #[cfg(test)]

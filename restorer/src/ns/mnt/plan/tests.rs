@@ -120,3 +120,23 @@ fn overlays_wait_for_their_layers() {
     assert_eq!(ids(&trees), [1, 3, 4, 5]);
     assert_eq!(trees.mounts.iter().filter(|m| m.late).count(), 2);
 }
+
+#[test]
+fn binds_of_overlays_wait_for_them() {
+    // The first in the images is what the other is a bind of.
+    let mounts = vec![
+        entry(5, 1, 60, 17, "/", "/z"),
+        entry(4, 1, 60, 17, "/", "/a"),
+        entry(1, 0, 254, 0, "/", "/"),
+    ];
+    let trees = run(mounts, &[]).expect("good");
+    assert_eq!(ids(&trees), [1, 5, 4]);
+    // On the bind itself.
+    let mounts = vec![
+        entry(5, 4, 60, 17, "/", "/a/z"),
+        entry(4, 1, 60, 17, "/", "/a"),
+        entry(1, 0, 254, 0, "/", "/"),
+    ];
+    let e = run(mounts, &[]).expect_err("a circle");
+    assert!(e.contains("mount 4 at /a"), "{e}");
+}

@@ -584,7 +584,7 @@ pub(crate) static OPTIONS: &[Opt] = &[
     opt("libdir", Some(b'L'), Path(|r| &mut r.libdir), Special, "DIR",
         "where plugins are"),
     opt("timeout", None, Value(|r, v| { r.timeout = Some(number(v)?); Ok(()) }), Special, "NUM",
-        "seconds for stopping the tasks, and six times that for a page server that stands still; 0: no limit (default: 10)"),
+        "seconds for stopping the tasks, and six times that for a page server that stands still (or, if given, an RPC client); 0: no limit (default: 10)"),
     opt("force-irmap", None, Switch(|r| &mut r.force_irmap), Special, "",
         "look up the names of watched files by their inodes"),
     opt("irmap-scan-path", None, Paths(|r| &mut r.irmap_scan_path), Special, "PATH",

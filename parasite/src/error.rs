@@ -24,6 +24,12 @@ pub enum Error {
         /// Its process.
         tgid: i32,
     },
+    /// It has ended, and its parent has not been told yet.
+    #[error("{pid} is a zombie: a process that has ended has nothing to save")]
+    Zombie {
+        /// Its number.
+        pid: i32,
+    },
     /// We are part of the tree.
     #[error("The criu itself is within dumped tree ({pid} is in the tree of {root})")]
     WithinTree {

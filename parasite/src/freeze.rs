@@ -199,11 +199,14 @@ const PASSES: u32 = 100;
 pub fn freeze(root: i32, limits: &Limits<'_>) -> Result<Frozen> {
     let mut walk = Walk { tree: Frozen { processes: Vec::new() }, seen: HashMap::new() };
     walk.refuse_ourselves(root)?;
-    let tgid = proc::read(format!("/proc/{root}/status"))
+    let status = proc::read(format!("/proc/{root}/status"))
         .map_err(|_| Error::NoProcess { pid: root })
-        .map(|t| Status::parse(&t).tgid)?;
-    if tgid != root {
-        return Err(Error::IsThread { pid: root, tgid });
+        .map(|t| Status::parse(&t))?;
+    if status.tgid != root {
+        return Err(Error::IsThread { pid: root, tgid: status.tgid });
+    }
+    if status.state == b'Z' && status.threads <= 1 {
+        return Err(Error::Zombie { pid: root });
     }
     let mut level = vec![(root, 0)];
     for _ in 0..PASSES {

@@ -220,6 +220,38 @@ pub(crate) fn nobody_to_dump() {
     assert!(response.cr_errmsg.is_some());
 }
 
+/// Each is told what is wrong with it, and nobody is harmed.
+pub(crate) fn a_pid_that_cannot_be_dumped() {
+    let images = Images::open();
+    let ended = std::process::Command::new("true").spawn().expect("true");
+    let zombie = ended.id().cast_signed();
+    ends(zombie);
+    let me = std::process::id().cast_signed();
+    let thread = nix::unistd::gettid().as_raw();
+    assert_ne!(thread, me, "tests run in threads");
+    for (pid, words) in [
+        (Some(zombie), "is a zombie"),
+        (Some(thread), "is a thread of process"),
+        (Some(me), "The criu itself is within dumped tree"),
+        // Whoever gives no pid wants to be dumped itself: not while it has criu for a child.
+        (None, "The criu itself is within dumped tree"),
+    ] {
+        let client = Client::start();
+        let response = client.ask(&with(images.dump(), |o| o.pid = pid));
+        failed(&response, CriuReqType::Dump);
+        let told = response.cr_errmsg.expect("an error");
+        assert!(told.contains(words), "{pid:?}: {told}");
+        assert_eq!(client.end().code(), Some(1));
+    }
+    drop(ended);
+}
+
+fn ends(pid: i32) {
+    while alive(pid) {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
 pub(crate) fn a_pid_in_use() {
     let images = Images::open();
     let client = Client::start();

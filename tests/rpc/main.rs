@@ -142,6 +142,7 @@ tests! {
     ours a_refused_post_restore_leaves_nothing Alive;
     alike a_restored_sibling_is_the_clients_child Alive;
     alike nobody_to_dump None;
+    ours a_pid_that_cannot_be_dumped None;
     alike a_pid_in_use Alive;
     alike no_images_directory Alive;
     alike a_log_file_with_a_slash Alive;

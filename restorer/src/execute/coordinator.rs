@@ -234,6 +234,7 @@ impl Tree<'_> {
         let restore_time = micros(begun);
         self.still_wanted()?;
         finish::detach_all(plan, &self.pids)?;
+        finish::await_stops(plan, &self.pids, self.request);
         if let Some(links) = outside {
             links.keep();
         }

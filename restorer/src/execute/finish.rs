@@ -7,7 +7,9 @@ use crate::plan::Plan;
 use crate::task::regs;
 use crate::{Error, Request, files};
 use images::checkpoint::{Live, NsKind, Task, TaskState, Thread};
+use parasite::proc::Stat;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 use sys::ptrace::{self, Regs, Wait};
 
 /// `syscall`.
@@ -207,16 +209,33 @@ pub(crate) fn set_registers(plan: &Plan<'_>, pids: &Pids) -> Result<(), Error> {
 
 /// Stops those that were stopped; they take it before their first instruction.
 pub(crate) fn stop_signals(plan: &Plan<'_>, pids: &Pids, request: &Request) -> Result<(), Error> {
-    for (_, task, _) in plan.live() {
-        let saved = task.tc().stop_signo.unwrap_or(libc::SIGSTOP.cast_unsigned());
-        let signo = match task.state {
-            TaskState::Stopped => saved.cast_signed(),
-            _ if request.leave_stopped => libc::SIGSTOP,
-            _ => continue,
-        };
-        sys::task::kill(pids.real(task.pid)?, signo)?;
+    for (pid, signo) in stopped(plan, request) {
+        sys::task::kill(pids.real(pid)?, signo)?;
     }
     Ok(())
+}
+
+/// Waits until they have taken it, but not for those that somebody lets go on at once: whoever asked
+/// for the restore finds them stopped.
+pub(crate) fn await_stops(plan: &Plan<'_>, pids: &Pids, request: &Request) {
+    let end = Instant::now() + Duration::from_secs(1);
+    for (pid, _) in stopped(plan, request) {
+        let Ok(pid) = pids.real(pid) else { continue };
+        while Stat::read(pid).is_ok_and(|stat| stat.state == b'R') && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Tasks that are to be stopped, with the signals that do it.
+fn stopped(plan: &Plan<'_>, request: &Request) -> impl Iterator<Item = (u32, i32)> {
+    plan.live().filter_map(|(_, task, _)| {
+        let saved = task.tc().stop_signo.unwrap_or(libc::SIGSTOP.cast_unsigned());
+        match task.state {
+            TaskState::Stopped => Some((task.pid, saved.cast_signed())),
+            _ => request.leave_stopped.then_some((task.pid, libc::SIGSTOP)),
+        }
+    })
 }
 
 /// The tree runs.

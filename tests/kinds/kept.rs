@@ -2,7 +2,7 @@
 //! State that is easily lost without a word: kept, or refused by name.
 
 use crate::Subject;
-use crate::support::{Criu, LIMIT, Sandbox, dump, has_capability, skip, subject};
+use crate::support::{Criu, LIMIT, Sandbox, dump, has_capability, skip};
 use std::path::Path;
 
 fn kept(what: &'static str) -> Subject {
@@ -149,7 +149,7 @@ fn sockets_of_other_protocols_are_refused() {
 #[test]
 fn descriptors_of_unsaved_kinds_are_refused_by_name() {
     let all = [
-        ("io_uring", "without if UV_USE_IO_URING=0"),
+        ("io_uring", "kernel.io_uring_disabled=2 or seccomp"),
         ("userfaultfd", "userfaultfd"),
         ("bpf_map", "BPF maps"),
         ("bpf_prog", "BPF object"),
@@ -176,13 +176,9 @@ fn hard_limits_above_ours_are_told() {
         return skip("capped limits", "with CAP_SYS_RESOURCE none is");
     }
     let sandbox = Sandbox::new("capped");
-    let dir = sandbox.dir().to_str().expect("utf-8");
-    sandbox.start(&subject("kept"), &[dir, "pipe_size"]);
-    let heard = sandbox.hear(&["ready"], LIMIT).expect("ready");
-    let images = sandbox.path("images");
-    std::fs::create_dir(&images).expect("images");
-    let pid = heard.strip_prefix("ready ").expect("pid");
-    dump(&sandbox, &Criu::ours(), pid, &images, &[]).expect("dump");
+    let pid = sandbox.start_subject("", "kept", &["pipe_size"]);
+    let images = sandbox.make_images();
+    dump(&sandbox, &Criu::ours(), &pid, &images, &[]).expect("dump");
     sandbox.empty().expect("dumped");
     let restore = "ulimit -n 700; exec \"$0\" restore -v4 -o restore.log -D images -d";
     let criu = Criu::ours().path;

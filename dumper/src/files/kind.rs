@@ -106,7 +106,9 @@ fn anonymous(name: &[u8]) -> Result<Kind, Why> {
         b"[fanotify]" => return Ok(Kind::Fanotify),
         b"bpf-map" => return Err(Why::yet("BPF maps")),
         b"bpf-prog" | b"bpf_link" | b"bpf_iter" | b"btf" => "BPF object",
-        b"[io_uring]" => "io_uring (node and others of libuv do without if UV_USE_IO_URING=0)",
+        b"[io_uring]" => {
+            "io_uring (node and others do without it where sysctl kernel.io_uring_disabled=2 or seccomp denies it)"
+        }
         b"[perf_event]" => "perf event",
         b"[userfaultfd]" => "userfaultfd",
         b"seccomp notify" => "seccomp listener",

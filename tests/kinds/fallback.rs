@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Restores where the kernel lacks what they use elsewhere, or has another vdso; and what has no
 //! fallback.
-use crate::support::{Criu, LIMIT, Sandbox, dump, restore, subject, tool, wait_for};
+use crate::support::{Criu, LIMIT, Sandbox, dump, restore, tool, wait_for};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
@@ -23,17 +23,8 @@ fn numbers_are_chosen_without_clone3() {
 
 fn restored_without(name: &str, flavour: &str, nr: u32) {
     let sandbox = Sandbox::new(&format!("without-{nr}-{name}"));
-    let dir = sandbox.dir().display().to_string();
-    if flavour.is_empty() {
-        sandbox.start(&subject(name), &[&dir]);
-    } else {
-        sandbox.start_in(flavour, &subject(name), &[&dir]);
-    }
-    let heard = sandbox.hear(&["ready", "bad"], LIMIT).expect("ready");
-    let said = heard.strip_prefix("ready ").expect("ready").to_owned();
-    let pid = if flavour.is_empty() { said } else { sandbox.root_pid().expect("root.pid") };
-    let images = sandbox.path("images");
-    fs::create_dir(&images).expect("images");
+    let pid = sandbox.start_subject(flavour, name, &[]);
+    let images = sandbox.make_images();
     let root = sandbox.path("root").display().to_string();
     dump(&sandbox, &Criu::ours(), &pid, &images, &[]).expect("dump");
     sandbox.empty().expect("dumped");
@@ -63,13 +54,9 @@ fn an_old_vdso_leads_to_the_one_of_this_kernel() {
         return crate::support::skip("vdso proxy", "of ours");
     }
     let sandbox = Sandbox::new("vdso-proxy");
-    let dir = sandbox.dir().display().to_string();
-    sandbox.start(&subject("vdso"), &[&dir, "quiet"]);
-    let heard = sandbox.hear(&["ready", "bad"], LIMIT).expect("ready");
-    let pid = heard.strip_prefix("ready ").expect("ready");
-    let images = sandbox.path("images");
-    fs::create_dir(&images).expect("images");
-    dump(&sandbox, &Criu::ours(), pid, &images, &[]).expect("dump");
+    let pid = sandbox.start_subject("", "vdso", &["quiet"]);
+    let images = sandbox.make_images();
+    dump(&sandbox, &Criu::ours(), &pid, &images, &[]).expect("dump");
     let pages = images.join("pages-1.img");
     let mut bytes = fs::read(&pages).expect("pages");
     move_getcpu(&mut bytes);

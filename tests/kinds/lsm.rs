@@ -3,7 +3,7 @@
 //! `vm-tests` has kernels with either.
 
 use crate::Subject;
-use crate::support::{Criu, LIMIT, Sandbox, dump, restore, subject};
+use crate::support::{Criu, Sandbox, dump, restore};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -72,13 +72,8 @@ fn apparmor_confines_as_before() {
 fn a_profile_that_is_not_loaded_is_named() {
     let Some(profile) = Profile::load() else { return };
     let sandbox = Sandbox::new("apparmor");
-    let dir = sandbox.dir().to_str().expect("utf-8").to_owned();
-    sandbox.start_in("pid", &subject("apparmor"), &[&dir]);
-    let heard = sandbox.hear(&["ready", "bad"], LIMIT).expect("never got ready");
-    assert!(heard.starts_with("ready"), "{heard}");
-    let images = sandbox.path("images");
-    std::fs::create_dir(&images).expect("images");
-    let pid = sandbox.root_pid().expect("pid");
+    let pid = sandbox.start_subject("pid", "apparmor", &[]);
+    let images = sandbox.make_images();
     dump(&sandbox, &Criu::ours(), &pid, &images, &[]).expect("dump");
     profile.unload();
     restore(&sandbox, &Criu::ours(), &images, &[]).expect_err("nothing to confine it with");
@@ -148,13 +143,8 @@ fn contexts_that_cannot_be_had_are_named() {
         return;
     }
     let sandbox = Sandbox::new("selinux");
-    let dir = sandbox.dir().to_str().expect("utf-8").to_owned();
-    sandbox.start_in("pid", &subject("selinux"), &[&dir]);
-    let heard = sandbox.hear(&["ready", "bad"], LIMIT).expect("never got ready");
-    assert!(heard.starts_with("ready"), "{heard}");
-    let images = sandbox.path("images");
-    std::fs::create_dir(&images).expect("images");
-    let pid = sandbox.root_pid().expect("pid");
+    let pid = sandbox.start_subject("pid", "selinux", &[]);
+    let images = sandbox.make_images();
     dump(&sandbox, &Criu::ours(), &pid, &images, &[]).expect("dump");
     for (asked, said) in [
         ("selinux:amber_u:amber_r:nobody_t:s0", "the policy here does not know it"),

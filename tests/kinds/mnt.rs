@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Mount namespaces.
 
-use crate::support::{Criu, LIMIT, Sandbox, Subject, directions, dump, restore, subject};
+use crate::support::{Criu, Sandbox, Subject, directions, dump, restore};
 
 /// Stock's tar keeps neither extended attributes nor fractions of seconds.
 const NO_XATTRS: &str = "its archives have no extended attributes";
@@ -151,13 +151,8 @@ fn outside(sandbox: &Sandbox) -> String {
 fn a_restore_that_fails_leaves_no_mount() {
     let sandbox = Sandbox::new("mounts");
     sandbox.shell("mkdir root && mount --bind / root && mount --make-private root");
-    let dir = sandbox.dir().to_str().expect("utf-8").to_owned();
-    sandbox.start_in("pid,mnt", &subject("mounts"), &[&dir]);
-    let heard = sandbox.hear(&["ready", "bad", "skip"], LIMIT).expect("never got ready");
-    assert!(heard.starts_with("ready"), "{heard}");
-    let images = sandbox.path("images");
-    std::fs::create_dir(&images).expect("images");
-    let pid = sandbox.root_pid().expect("pid");
+    let pid = sandbox.start_subject("pid,mnt", "mounts", &[]);
+    let images = sandbox.make_images();
     dump(&sandbox, &Criu::ours(), &pid, &images, &[]).expect("dump");
     let root = sandbox.path("root");
     let args = ["--root", root.to_str().expect("utf-8")];
@@ -198,15 +193,10 @@ fn with_mounts(
     ask: &str,
 ) -> Result<String, String> {
     let sandbox = Sandbox::new("bare");
-    let dir = sandbox.dir().to_str().expect("utf-8").to_owned();
-    sandbox.start_in("pid,mnt", &subject("bare"), &[&dir]);
-    let heard = sandbox.hear(&["ready", "bad", "skip"], LIMIT).expect("never got ready");
-    assert!(heard.starts_with("ready"), "{heard}");
-    let images = sandbox.path("images");
-    std::fs::create_dir(&images).expect("images");
+    let pid = sandbox.start_subject("pid,mnt", "bare", &[]);
+    let images = sandbox.make_images();
     let within =
         |pid: &str, line: &str| sandbox.shell(&format!("nsenter -t {pid} -p -m bash -c '{line}'"));
-    let pid = sandbox.root_pid().expect("pid");
     within(&pid, prepare);
     if let Err(said) = dump(&sandbox, by, &pid, &images, dump_args) {
         sandbox.finish();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Pages that go to a page server, of ours and of stock CRIU's, in both directions.
 
-use crate::support::{Criu, LIMIT, Sandbox, dump, pre_dump, restore, subject, tail, wait_for};
+use crate::support::{Criu, LIMIT, Sandbox, dump, pre_dump, restore, tail, wait_for};
 use std::fs;
 use std::path::PathBuf;
 
@@ -18,9 +18,7 @@ impl Flow {
     fn of(name: &str) -> Self {
         let sandbox = Sandbox::new(name);
         sandbox.shell("ip link set lo up; mount -t tmpfs none /run");
-        sandbox.start(&subject(name), &[sandbox.dir().to_str().expect("utf-8")]);
-        let heard = sandbox.hear(&["ready", "bad", "skip"], LIMIT).expect("ready");
-        let pid = heard.strip_prefix("ready ").expect("ready").to_owned();
+        let pid = sandbox.start_subject("", name, &[]);
         Self { sandbox, pid }
     }
 
@@ -171,9 +169,8 @@ fn memory_that_changes_comes_back_through_servers() {
     println!("AMBER_SEED={seed}");
     let sandbox = Sandbox::new("mutate");
     sandbox.shell("ip link set lo up; mount -t tmpfs none /run");
-    sandbox.start(&subject("mutate"), &[sandbox.dir().to_str().expect("utf-8"), &seed]);
-    let heard = sandbox.hear(&["ready", "bad"], LIMIT).expect("ready");
-    let flow = Flow { sandbox, pid: heard.strip_prefix("ready ").expect("ready").to_owned() };
+    let pid = sandbox.start_subject("", "mutate", &[&seed]);
+    let flow = Flow { sandbox, pid };
     for n in 0..5 {
         let (mut at_server, mut here) =
             (vec!["--auto-dedup".to_owned()], vec!["--track-mem".to_owned()]);

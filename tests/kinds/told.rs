@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a user is told meanwhile: the progress line, logs of single tasks.
-use crate::support::{Criu, LIMIT, Sandbox, directions, dump, restore, subject, tail};
+use crate::support::{Criu, Sandbox, directions, dump, restore, tail};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -15,13 +15,11 @@ fn long_work_shows_a_line_on_a_terminal() {
     for more in ["", "--compress=lz4"] {
         let sandbox = Sandbox::new("bulk");
         let dir = sandbox.dir().display().to_string();
-        sandbox.start(&subject("bulk"), &[&dir]);
-        let heard = sandbox.hear(&["ready", "bad"], LIMIT).expect("ready");
-        let pid = heard.strip_prefix("ready ").expect("ready");
+        let pid = sandbox.start_subject("", "bulk", &[]);
         // What begins late is long work already.
         let late = r#"case $CRTOOLS_SCRIPT_ACTION in pre-*) sleep 0.6;; esac"#;
         fs::write(sandbox.path("late.sh"), format!("#!/bin/sh\n{late}\n")).expect("script");
-        fs::create_dir(sandbox.path("images")).expect("images");
+        sandbox.make_images();
         sandbox.shell("chmod +x late.sh");
         let on_terminal = |verb: &str, options: &str| {
             let line = format!(
@@ -66,19 +64,8 @@ fn every_task_has_a_log_of_its_own_if_asked() {
 
 fn logs_of_tasks(flavour: &str, criu: &Criu) {
     let sandbox = Sandbox::new("log-pid");
-    let dir = sandbox.dir().display().to_string();
-    let pid = if flavour.is_empty() {
-        sandbox.start(&subject("pipe"), &[&dir]);
-        None
-    } else {
-        sandbox.start_in(flavour, &subject("pipe"), &[&dir]);
-        Some(())
-    };
-    let heard = sandbox.hear(&["ready", "bad"], LIMIT).expect("ready");
-    let said = heard.strip_prefix("ready ").expect("ready").to_owned();
-    let pid = pid.map_or(said, |()| sandbox.root_pid().expect("root.pid"));
-    let images = sandbox.path("images");
-    fs::create_dir(&images).expect("images");
+    let pid = sandbox.start_subject(flavour, "pipe", &[]);
+    let images = sandbox.make_images();
     dump(&sandbox, &Criu::ours(), &pid, &images, &["--log-pid"]).expect("dump");
     let numbers = || -> Vec<String> {
         let names = fs::read_dir(&images).expect("images").flatten();

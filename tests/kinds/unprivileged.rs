@@ -109,9 +109,7 @@ const SUBJECTS: &[&str] = &[
 fn others_are_left_alone() {
     let sandbox = Sandbox::new("others");
     sandbox.shell("mkdir -m 777 images");
-    sandbox.start(&subject("pipe"), &[sandbox.dir().to_str().expect("utf-8")]);
-    let heard = sandbox.hear(&["ready", "bad"], LIMIT).expect("ready");
-    let pid = heard.strip_prefix("ready ").expect("ready").to_owned();
+    let pid = sandbox.start_subject("", "pipe", &[]);
     let ended = criu(&sandbox, &Criu::ours(), "dump", &["-t", &pid]);
     assert!(ended.clean_failure(), "{ended:?}");
     sandbox.go();

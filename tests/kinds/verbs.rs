@@ -14,12 +14,8 @@ struct Run {
 impl Run {
     fn of(name: &str) -> Self {
         let sandbox = Sandbox::new(name);
-        let dir = sandbox.dir().to_str().expect("utf-8").to_owned();
-        sandbox.start(&subject(name), &[&dir]);
-        let heard = sandbox.hear(&["ready", "bad"], LIMIT).expect("ready");
-        let pid = heard.strip_prefix("ready ").expect("ready").to_owned();
-        let images = sandbox.path("images");
-        fs::create_dir(&images).expect("images");
+        let pid = sandbox.start_subject("", name, &[]);
+        let images = sandbox.make_images();
         Self { sandbox, pid, images }
     }
 

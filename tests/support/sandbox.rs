@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Namespaces and a directory for one run, gone with the value.
 
-use super::{LIMIT, tail, tool, wait_for};
+use super::{LIMIT, subject, tail, tool, wait_for};
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -201,6 +201,32 @@ impl Sandbox {
     /// The root of the tree that [`Self::start_in`] made, as seen inside.
     pub fn root_pid(&self) -> Option<String> {
         fs::read_to_string(self.path("root.pid")).ok().filter(|pid| !pid.is_empty())
+    }
+
+    /// Starts `tests/subjects/NAME.c` on DIR and waits until it is ready: the pid to dump, as seen
+    /// inside. `kinds` are as in [`Self::start_in`], none for the sandbox's own namespaces.
+    pub fn start_subject(&self, kinds: &str, name: &str, more: &[&str]) -> String {
+        let mut args = vec![self.dir().to_str().expect("utf-8")];
+        args.extend(more);
+        match kinds {
+            "" => self.start(&subject(name), &args),
+            kinds => self.start_in(kinds, &subject(name), &args),
+        }
+        self.ready()
+    }
+
+    /// The same for a subject that was started in another way.
+    pub fn ready(&self) -> String {
+        let heard = self.hear(&["ready", "bad", "skip"], LIMIT).expect("never got ready");
+        let pid = heard.strip_prefix("ready ").unwrap_or_else(|| panic!("{heard}"));
+        self.root_pid().unwrap_or_else(|| pid.to_owned())
+    }
+
+    /// DIR/images, made now.
+    pub fn make_images(&self) -> PathBuf {
+        let images = self.path("images");
+        fs::create_dir(&images).expect("images");
+        images
     }
 
     /// What the subject has said, line by line.

@@ -32,7 +32,7 @@ impl Maps {
 
     /// The user id inside.
     pub(crate) fn uid(&self, outside: u32) -> u32 {
-        if self.own { inside(&self.uids, outside) } else { outside }
+        if self.own { inside(&self.uids, outside).unwrap_or(OVERFLOW) } else { outside }
     }
 
     /// What the ids 0 inside are outside, if the namespace is the tree's own.
@@ -43,15 +43,20 @@ impl Maps {
 
     /// The group id inside.
     pub(crate) fn gid(&self, outside: u32) -> u32 {
-        if self.own { inside(&self.gids, outside) } else { outside }
+        self.known_gid(outside).unwrap_or(OVERFLOW)
+    }
+
+    /// The group id inside, if there is one.
+    pub(crate) fn known_gid(&self, outside: u32) -> Option<u32> {
+        if self.own { inside(&self.gids, outside) } else { Some(outside) }
     }
 }
 
-fn inside(map: &[UidGidExtent], outside: u32) -> u32 {
+fn inside(map: &[UidGidExtent], outside: u32) -> Option<u32> {
     let within = |e: &&UidGidExtent| {
         outside.checked_sub(e.lower_first).is_some_and(|offset| offset < e.count)
     };
-    map.iter().find(within).map_or(OVERFLOW, |e| e.first + (outside - e.lower_first))
+    map.iter().find(within).map(|e| e.first + (outside - e.lower_first))
 }
 
 pub(super) fn parse(text: &str) -> Option<Vec<UidGidExtent>> {
@@ -107,6 +112,7 @@ mod tests {
             [100_000, 100_999, 101_000, 7, 8, 0].map(|id| maps.uid(id)),
             [0, 999, OVERFLOW, 5000, OVERFLOW, OVERFLOW]
         );
+        assert_eq!(maps.known_gid(100_000), None);
         assert_eq!(Maps::default().uid(7), 7);
         assert_eq!(maps.root(), None);
         let maps = Maps { gids: maps.uids.clone(), ..maps };

@@ -60,7 +60,7 @@ pub(crate) fn dump(ns: &Namespace, cx: &Cx<'_>) -> Result<(), Error> {
     if empty(ns, cx) {
         return Ok(());
     }
-    let map = group_map(ns.holder)?;
+    let maps = &cx.all.maps;
     let tuns = cx.all.tuns(ns.id);
     let others = cx.all.foreign(NsKind::Net).filter(|o| o.id != ns.id && o.external.is_none());
     let others: Vec<(u32, RawFd)> = others.map(|o| (o.id, o.fd.as_fd().as_raw_fd())).collect();
@@ -72,7 +72,7 @@ pub(crate) fn dump(ns: &Namespace, cx: &Cx<'_>) -> Result<(), Error> {
         links::write(ns.id, &found, &nsids, &tuns, request, dir)?;
         raw::dump(&mut route, ns.id, dir)?;
         filter::dump(ns.id, dir)?;
-        let mut entry = sysctl::namespace(&|group| inside_group(&map, group))?;
+        let mut entry = sysctl::namespace(&|group| maps.known_gid(group).unwrap_or(group))?;
         entry.nsids = nsids;
         entry.amber_neighbours = Some(neigh::collect(&mut route)?).filter(|n| !n.is_empty());
         dir.write_one(Image::Netns(ns.id), &entry)?;
@@ -98,22 +98,6 @@ fn nsids(route: &mut Socket, others: &[(u32, RawFd)]) -> Result<Vec<NetnsId>, Er
     Ok(all)
 }
 
-/// Extents of the user namespace of a process: number inside, outside, how many.
-fn group_map(pid: i32) -> Result<Vec<[u32; 3]>, Error> {
-    let path = format!("/proc/{pid}/gid_map");
-    let text = std::fs::read_to_string(&path)
-        .map_err(|e| sys::Error::io(format_args!("read({path})"), &e))?;
-    Ok(id_map(&text))
-}
-
-fn id_map(text: &str) -> Vec<[u32; 3]> {
-    let line = |line: &str| {
-        let mut words = line.split_whitespace().map(|w| w.parse().ok());
-        Some([words.next()??, words.next()??, words.next()??])
-    };
-    text.lines().filter_map(line).collect()
-}
-
 /// Takes `bytes` for answers of the kernel, for fuzzing.
 pub(super) fn parse(bytes: &[u8], request: &crate::Request) {
     for message in messages(bytes) {
@@ -128,16 +112,6 @@ pub(super) fn parse(bytes: &[u8], request: &crate::Request) {
     }
     let kept = raw::further_rules(bytes);
     assert_eq!(raw::further_rules(&kept), kept);
-    let map = id_map(&String::from_utf8_lossy(bytes));
-    inside_group(&map, 7);
-}
-
-fn inside_group(map: &[[u32; 3]], group: u32) -> u32 {
-    let of = |[inside, outside, count]: &[u32; 3]| {
-        let nth = group.checked_sub(*outside)?;
-        (nth < *count).then(|| inside + nth)
-    };
-    map.iter().find_map(of).unwrap_or(group)
 }
 
 /// Writes an image without framing.

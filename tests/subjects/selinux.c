@@ -111,6 +111,12 @@ static void subject(int argc, char **argv)
 	set("sockcreate", "\n");
 	udp = socket(AF_INET6, SOCK_DGRAM, 0);
 	set("fscreate", FILES);
+	// A file system that the policy knows.
+	CHECK(!mkdir(in_dir("plain"), 0700));
+	CHECK(!mount("plain", in_dir("plain"), "tmpfs", 0, "size=64k"));
+	int ghost = open(in_dir("plain/ghost"), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	CHECK(ghost >= 0 && !unlink(in_dir("plain/ghost")));
+	STREQ(of_file(ghost), FILES);
 	set("keycreate", OTHER);
 	CHECK(!pthread_create(&thread, 0, other, 0));
 	while (!atomic_load(&done))
@@ -130,6 +136,7 @@ static void subject(int argc, char **argv)
 	STREQ(of_peer(others[0]), OTHER);
 	STREQ(of_file(server), OTHER);
 	STREQ(of_file(udp), now);
+	STREQ(of_file(ghost), FILES);
 	if (argc > 3) {
 		int fd = open(in_dir("mount/file"), O_RDONLY | O_CLOEXEC);
 		CHECK(fd >= 0);

@@ -249,10 +249,7 @@ impl Files<'_> {
         nix::unistd::fchownat(handle, "", uid, gid, AtFlags::AT_EMPTY_PATH)
             .map_err(|x| failed(format_args!("fchownat({}, {})", e.uid, e.gid), x))?;
         // A new owner takes capabilities away.
-        let own = format!("/proc/self/fd/{}", handle.as_raw_fd());
-        for x in &ghost.xattrs {
-            xattr(own.as_bytes(), x)?;
-        }
+        set_xattrs(handle, &ghost.xattrs)?;
         if kind == libc::S_IFLNK {
             return Ok(());
         }
@@ -302,15 +299,32 @@ impl Files<'_> {
     }
 }
 
-/// What this file system or whoever restores may not give is told: the file is whole without it.
-fn xattr(path: &[u8], x: &AmberXattrEntry) -> Result<()> {
-    match sys::file::set_xattr(path, true, &x.name, &x.value) {
-        Err(e) if matches!(e.errno(), libc::EOPNOTSUPP | libc::EPERM) => {
-            log::warn!("a file without a name does not get its {} back: {e}", show(&x.name));
-            Ok(())
-        }
-        done => Ok(done?),
+/// What this file system has no room for, or whoever restores may not give, is told: the file is
+/// whole without it. So is a label that the policy here does not know.
+fn set_xattrs(handle: &OwnedFd, wanted: &[AmberXattrEntry]) -> Result<()> {
+    if wanted.is_empty() {
+        return Ok(());
     }
+    let path = format!("/proc/self/fd/{}", handle.as_raw_fd());
+    let path = path.as_bytes();
+    let there = sys::file::xattrs(path, true).unwrap_or_default();
+    // A fresh file may have its label already, from its directory or its mount.
+    let missing = |x: &&AmberXattrEntry| {
+        !there.iter().any(|(name, value)| (name, value) == (&x.name, &x.value))
+    };
+    for x in wanted.iter().filter(missing) {
+        let Err(e) = sys::file::set_xattr(path, true, &x.name, &x.value) else { continue };
+        let told = match e.errno() {
+            libc::EOPNOTSUPP | libc::EPERM | libc::EACCES => true,
+            libc::EINVAL => x.name == b"security.selinux",
+            _ => false,
+        };
+        if !told {
+            return Err(e.into());
+        }
+        log::warn!("a file without a name does not get its {} back: {e}", show(&x.name));
+    }
+    Ok(())
 }
 
 /// Whether a name in a directory is that of a file.

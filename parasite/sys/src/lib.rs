@@ -51,6 +51,8 @@ pub mod uffd;
 #[cfg(feature = "std")]
 pub mod vm;
 #[cfg(feature = "std")]
+pub mod window;
+#[cfg(feature = "std")]
 pub mod worker;
 
 #[cfg(feature = "std")]

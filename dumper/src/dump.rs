@@ -276,6 +276,7 @@ fn contents(
     shmems.extend(cx.segments.iter().map(ns::ipc::Segment::shmem));
     pages::dump(&all.mms, &shmems, dir, control, stats)?;
     stats.memdump_time = micros(begun.elapsed());
+    stats.irmap_resolve = Some(micros(files.irmap_time()));
     let files = files.finish(dir)?;
     Ok((all, files))
 }

@@ -19,7 +19,7 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
     dir.remove_file(&Image::Inventory.file_name())?;
     images::manifest::remove(&dir)?;
     pages::server::forget(&dir)?;
-    let mut stats = Stats::default();
+    let mut stats = Stats { irmap_resolve: Some(0), ..Stats::default() };
     let server = Server::connect(request, true, stop)?;
     let mut dirty = Dirty::prepare(request, &dir, true, server.as_ref())?;
     let mut collector = mm::Collector::new(request)?;

@@ -249,3 +249,25 @@ fn deleted_files_over_the_ghost_limit_are_refused() {
         .stock_cannot_dump("too big")
         .check();
 }
+
+#[test]
+fn statistics_are_shown_in_the_words_of_stock() {
+    let Some(stock) = Criu::stock() else { return };
+    let words = |criu: &Criu| {
+        let sandbox = Sandbox::new("stats");
+        let pid = sandbox.start_subject("", "pipe", &[]);
+        let images = sandbox.make_images();
+        let said = |log: &str| {
+            let text = fs::read_to_string(sandbox.path(log)).expect("output");
+            let words = text.lines().filter_map(|line| Some(line.split_once(':')?.0.to_owned()));
+            words.collect::<Vec<_>>()
+        };
+        dump(&sandbox, criu, &pid, &images, &["--display-stats"]).expect("dump");
+        sandbox.empty().expect("dumped");
+        let dumped = said("dump.out");
+        restore(&sandbox, criu, &images, &["--display-stats"]).expect("restore");
+        sandbox.finish();
+        (dumped, said("restore.out"))
+    };
+    assert_eq!(words(&Criu::ours()), words(&stock));
+}

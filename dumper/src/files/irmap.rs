@@ -14,6 +14,7 @@ use nix::sys::stat::{Mode, SFlag, fstatat};
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, Instant};
 
 /// Where programs watch most.
 const HINTS: [&str; 5] = ["/etc", "/var/spool", "/lib/udev", "/usr/lib/udev", "/run"];
@@ -26,11 +27,25 @@ pub(crate) struct State {
     seen: HashMap<(u32, u64), Vec<u8>>,
     /// Paths that were not walked yet; `None` before the first search.
     left: Option<VecDeque<Vec<u8>>>,
+    /// How long all searches took.
+    took: Duration,
 }
 
 impl FileTable {
     /// A path of the inode in the mount namespace of `pid`, if it lies where is looked.
     pub(crate) fn irmap(&mut self, pid: i32, dev: u32, ino: u64) -> Result<Option<Vec<u8>>, Why> {
+        let begun = Instant::now();
+        let found = self.look_for(pid, dev, ino);
+        self.irmap.took += begun.elapsed();
+        found
+    }
+
+    /// How long inodes were looked for in directories.
+    pub(crate) fn irmap_time(&self) -> Duration {
+        self.irmap.took
+    }
+
+    fn look_for(&mut self, pid: i32, dev: u32, ino: u64) -> Result<Option<Vec<u8>>, Why> {
         let root = self.mounts.root(pid)?;
         let state = &mut self.irmap;
         let given = self.request.irmap_scan_paths.iter().map(|p| p.as_os_str().as_bytes());

@@ -196,6 +196,9 @@ impl Sandbox {
         let mut all = vec![dir, kinds, program.expect("utf-8")];
         all.extend(args);
         self.start(&tool("flavour"), &all);
+        // The program may be ready before its parent has written down who it is from here.
+        let ended = || self.said().iter().any(|line| !line.starts_with("ready"));
+        wait_for(LIMIT, || self.root_pid().or_else(|| ended().then(String::new)));
     }
 
     /// The root of the tree that [`Self::start_in`] made, as seen inside.

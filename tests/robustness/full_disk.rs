@@ -2,7 +2,7 @@
 //! Images that cannot be written: the error names the file, the program runs on.
 
 use crate::crowd::Crowd;
-use crate::support::{Criu, tail};
+use crate::support::{Criu, Sandbox, dump, restore, tail};
 use std::fs;
 
 #[test]
@@ -30,6 +30,19 @@ fn a_disk_that_is_full_while_pages_are_compressed() {
         assert!(pages, "{codec}: no disk was full when pages came: {said:?}");
     }
     crowd.finish();
+}
+
+/// How much an image takes is a guess beforehand: a wrong one is no reason to fail.
+#[test]
+fn a_disk_with_room_for_what_is_written_is_enough() {
+    let sandbox = Sandbox::new("guess");
+    let pid = sandbox.start_subject("", "zeroed", &[]);
+    let images = sandbox.make_images();
+    // Whole pieces of room leave next to nothing.
+    sandbox.shell("mount -t tmpfs -o size=16432k disk images");
+    dump(&sandbox, &Criu::ours(), &pid, &images, &[]).expect("dump");
+    restore(&sandbox, &Criu::ours(), &images, &[]).expect("restore");
+    sandbox.finish();
 }
 
 #[test]

@@ -53,7 +53,8 @@ impl Room {
             files.push((pid, len, file));
         }
         let begun = Instant::now();
-        let cold = make_all(&files, stop);
+        // What is left of a directory that is nearly full is for other images too.
+        let Some(cold) = make_all(&files, stop) else { return room };
         let (took, all) =
             (begun.elapsed().as_millis(), files.iter().map(|f| f.1 >> 20).sum::<u64>());
         log::debug!("Room for {all} MiB made in {took} ms, {} MiB of it fetched", cold >> 20);
@@ -71,8 +72,9 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// Makes room in all files, side by side: pid, bytes, file. Returns how many bytes were cold.
-fn make_all(files: &[(i32, u64, File)], stop: Stop) -> u64 {
+/// Makes room in all files, side by side: pid, bytes, file. Returns how many bytes were cold, `None`
+/// if there is not so much room.
+fn make_all(files: &[(i32, u64, File)], stop: Stop) -> Option<u64> {
     let cut = |len: u64| (0..len).step_by(PIECE as usize).map(move |at| (at, PIECE.min(len - at)));
     let pieces: Vec<_> =
         files.iter().flat_map(|(_, len, file)| cut(*len).map(move |piece| (file, piece))).collect();
@@ -82,7 +84,6 @@ fn make_all(files: &[(i32, u64, File)], stop: Stop) -> u64 {
             let piece = pieces.get(next.fetch_add(1, Ordering::Relaxed));
             let Some((file, (at, len))) = piece else { return };
             if reserve(file, *at, *len).is_none() {
-                // The directory is full, or so it seems: the images may yet find place.
                 full.store(true, Ordering::Relaxed);
             } else if warm(file, *at, *len) {
                 cold.fetch_add(*len as usize, Ordering::Relaxed);
@@ -96,7 +97,7 @@ fn make_all(files: &[(i32, u64, File)], stop: Stop) -> u64 {
         }
         work();
     });
-    cold.into_inner() as u64
+    (!full.into_inner()).then(|| cold.into_inner() as u64)
 }
 
 /// Makes pages without contents: those come in the freeze. To fault all of them in, which fills
@@ -164,7 +165,7 @@ mod tests {
         let lens = [2 * PIECE + 3 * PAGE_SIZE, PAGE_SIZE, PIECE];
         let files: Vec<_> =
             lens.iter().map(|len| (1, *len, dir.create_in_memory().unwrap())).collect();
-        let cold = make_all(&files, Stop::watching_parent());
+        let cold = make_all(&files, Stop::watching_parent()).unwrap();
         assert!(cold <= lens.iter().sum());
         for (_, len, file) in &files {
             let meta = file.metadata().unwrap();
@@ -176,10 +177,10 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_takes_nothing_ends_it() {
+    fn what_has_no_room_is_told() {
         let full = || File::options().write(true).open("/dev/full").unwrap();
         let files = [(1, 3 * PIECE, full()), (2, PIECE, full())];
-        assert_eq!(make_all(&files, Stop::watching_parent()), 0);
+        assert_eq!(make_all(&files, Stop::watching_parent()), None);
     }
 
     #[test]

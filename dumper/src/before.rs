@@ -22,6 +22,8 @@ pub(crate) struct Before {
 impl Before {
     /// Asks what does not depend on the tree, and warms up what is shown of it.
     pub(crate) fn ask(request: &Request) -> Result<Self, Error> {
+        // Begins with what takes longest, beside all the rest.
+        let collector = mm::Collector::new(request)?;
         core::all_cpus()?;
         Lsm::detect();
         sys::worker::cpus();
@@ -32,7 +34,7 @@ impl Before {
             run_id: inventory::run_id()?,
             namespaces: Namespaces::ours()?,
             sets: Sets::ours(request)?,
-            collector: mm::Collector::new(request)?,
+            collector,
         };
         keep_heap();
         sys::vm::populate_own();

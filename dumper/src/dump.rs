@@ -45,7 +45,7 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
     let record = request.track_mem && request.leave != Leave::Dead;
     let server = Server::connect(request, record, stop)?;
     let mut dirty = Dirty::prepare(request, &dir, false, server.as_ref())?;
-    let before = Before::ask(request)?;
+    let mut before = Before::ask(request)?;
     let room = match request.prev_images_dir {
         None if request.storing.compression.is_none() && server.is_none() => {
             Room::make(request.pid, &dir, stop)
@@ -53,6 +53,7 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
         _ => Room::default(),
     };
     let dir = dir.look_ahead()?;
+    before.collector.ready();
     let begun = Instant::now();
     let (mut frozen, mut freezer) = freezer::hold(request, stop)?;
     let still = Instant::now();

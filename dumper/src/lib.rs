@@ -52,6 +52,14 @@ pub mod parse {
     pub use crate::ns::fuzz as ns;
     pub use crate::pages::scan::pagemap;
 
+    /// BTF: where a member is, if it has that.
+    pub fn btf(bytes: &[u8], structure: &str, member: &str) -> Option<i16> {
+        use crate::mm::btf::{Btf, Kind};
+        let btf = Btf::parse(bytes)?;
+        let [id] = btf.find([(Kind::Struct, structure)]);
+        btf.word(id, member)
+    }
+
     /// `/proc/PID/timers`: whether it parses.
     pub fn timers(text: &str) -> bool {
         crate::task::timers::parse(text).is_some()

@@ -23,6 +23,7 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
     let server = Server::connect(request, true, stop)?;
     let mut dirty = Dirty::prepare(request, &dir, true, server.as_ref())?;
     let mut collector = mm::Collector::new(request)?;
+    collector.ready();
     let begun = Instant::now();
     let (mut frozen, mut freezer) = freezer::hold(request, stop)?;
     let still = Instant::now();

@@ -21,6 +21,48 @@ fn numbers_are_chosen_without_clone3() {
     }
 }
 
+/// Without `bpf` the flags of VMAs are read from smaps, and the images are the same.
+#[test]
+fn flags_of_areas_are_the_same_without_bpf() {
+    const BPF: u32 = 321;
+    if Criu::ours_is_stock() {
+        return crate::support::skip("fallbacks", "they are ours");
+    }
+    let sandbox = Sandbox::new("without-bpf");
+    let pid = sandbox.start_subject("", "maps", &["big"]);
+    let criu = without(&sandbox, BPF);
+    let mut found = Vec::new();
+    for (criu, name) in [(Criu::ours(), "images"), (criu, "others")] {
+        let images = sandbox.path(name);
+        fs::create_dir(&images).expect("images");
+        dump(&sandbox, &criu, &pid, &images, &["-R", "--compress=none"]).expect("dump");
+        let log = fs::read_to_string(images.join("dump.log")).expect("log");
+        let read = |image: &str| fs::read(images.join(format!("{image}-{pid}.img")));
+        let same = ["mm", "pagemap"].map(|image| read(image).expect(image));
+        let amber = fs::read(images.join(format!("task-{pid}.amber"))).ok();
+        found.push((same, amber, log.contains("are read from smaps")));
+    }
+    let [(images, amber, by_smaps), (others, other, others_by_smaps)] = &found[..] else {
+        panic!()
+    };
+    assert!(images == others && amber == other, "the images differ");
+    assert!(others_by_smaps, "nothing else is left");
+    if *by_smaps {
+        crate::support::skip("flags of areas by bpf", "not on this kernel");
+    }
+    sandbox.finish();
+}
+
+/// Ours, on a kernel without this call.
+fn without(sandbox: &Sandbox, nr: u32) -> Criu {
+    let path = sandbox.path("criu");
+    let (refuse, ours) = (tool("refuse"), Criu::ours().path);
+    let script = format!("#!/bin/sh\nexec {} {nr} {} \"$@\"\n", refuse.display(), ours.display());
+    fs::write(&path, script).expect("script");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("chmod");
+    Criu { name: "ours", path }
+}
+
 fn restored_without(name: &str, flavour: &str, nr: u32) {
     let sandbox = Sandbox::new(&format!("without-{nr}-{name}"));
     let pid = sandbox.start_subject(flavour, name, &[]);
@@ -29,12 +71,7 @@ fn restored_without(name: &str, flavour: &str, nr: u32) {
     dump(&sandbox, &Criu::ours(), &pid, &images, &[]).expect("dump");
     sandbox.empty().expect("dumped");
 
-    let path = sandbox.path("criu");
-    let (refuse, ours) = (tool("refuse"), Criu::ours().path);
-    let script = format!("#!/bin/sh\nexec {} {nr} {} \"$@\"\n", refuse.display(), ours.display());
-    fs::write(&path, script).expect("script");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("chmod");
-    let criu = Criu { name: "ours", path };
+    let criu = without(&sandbox, nr);
     let args: &[&str] = if flavour.is_empty() { &[] } else { &["--root", &root] };
     // Takes numbers, in the tree's namespace when that is ours.
     sandbox.shell("(while [ ! -e go ]; do /bin/true; done) >/dev/null 2>&1 & echo $! >busy");

@@ -12,6 +12,12 @@ fn private_areas_keep_content_protection_and_flags() {
 }
 
 #[test]
+fn flags_of_areas_of_a_big_task_stay() {
+    Subject::new("maps").args(&["big"]).check();
+    Subject::new("maps").args(&["big"]).chain(3).check();
+}
+
+#[test]
 fn pages_shared_since_fork_stay_one_page() {
     Subject::new("cow").check();
 }

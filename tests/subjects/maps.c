@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 // Private memory: protections, holes, files mapped private and shared, changed pages, flags of areas.
+// "big": and so much that a dump finds out about all this without smaps.
 #include "subject.h"
 
 #define P 4096
@@ -87,6 +88,8 @@ static void subject(int argc, char **argv)
 	strcpy(sbrk(300 * P), "on the heap");
 	char *brk1 = sbrk(0);
 	(void)onfault;
+	if (argc > 2 && !strcmp(argv[2], "big"))
+		memset(anon(96 << 8, rw, 0), 7, 96 << 20);
 
 	ready();
 

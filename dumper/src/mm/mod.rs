@@ -1,8 +1,12 @@
 //! Address spaces: which VMAs a task has, what they map, and which of their pages are saved.
 
+mod ahead;
 mod backing;
+pub mod btf;
 pub mod kind;
 pub mod smaps;
+mod vm_bits;
+mod walker;
 
 use crate::files::FileTable;
 use crate::pages::dirty::Since;
@@ -10,6 +14,7 @@ use crate::pages::scan::{Method, Scanner};
 use crate::pages::select::{Area, Selection};
 use crate::tree::Task;
 use crate::{Request, mm};
+use ahead::Ahead;
 use backing::{Backing, Files};
 use images::proto::{AioRingEntry, AmberVmaEntry, MmEntry, VmaEntry};
 use kind::{Kind, Refusal, status};
@@ -100,18 +105,25 @@ pub struct Collector {
     files: Files,
     scanner: Scanner,
     allow_uprobes: bool,
+    ahead: Ahead,
 }
 
 impl Collector {
-    /// For a dump as `request` says.
+    /// For a dump as `request` says; its tree runs.
     pub fn new(request: &Request) -> Result<Self, crate::Error> {
-        Self::with(request.allow_uprobes, Method::Best)
+        let new = Self::with(request.allow_uprobes, Method::Best)?;
+        Ok(Self { ahead: Ahead::start(request.pid), ..new })
     }
 
-    /// Looks for pages by this method.
+    /// Looks for pages by this method, and reads smaps.
     pub fn with(allow_uprobes: bool, method: Method) -> Result<Self, crate::Error> {
         let (files, scanner) = (Files::new()?, Scanner::new(method));
-        Ok(Self { files, scanner, allow_uprobes })
+        Ok(Self { files, scanner, allow_uprobes, ahead: Ahead::default() })
+    }
+
+    /// Waits for what was begun: the tree is to be held now.
+    pub fn ready(&mut self) {
+        self.ahead.join();
     }
 
     /// The address space of `task`; files that it maps go to `files`.
@@ -152,13 +164,10 @@ impl Collector {
         files: &mut dyn Backing,
         since: &Since<'_>,
     ) -> Result<Mm, crate::Error> {
-        let path = format!("/proc/{pid}/smaps");
-        let smaps = File::open(&path).map_err(|source| Error::Proc { path, source })?;
-        // The kernel writes to a page of its own, and makes an entry that does not fit there any
-        // more once again for the next read: all page tables of a big area are walked twice. So it
-        // is asked for so little that there is room for one more entry.
-        let vmas = smaps::parse(BufReader::with_capacity(2560, smaps))
-            .map_err(|source| Error::Smaps { pid, source })?;
+        let vmas = match self.ahead.vmas(pid) {
+            Some(vmas) => vmas,
+            None => by_smaps(pid)?,
+        };
         if vmas.is_empty() {
             return Err(Error::NoMemory { pid }.into());
         }
@@ -254,6 +263,17 @@ impl Collector {
         }
         Ok(())
     }
+}
+
+/// All VMAs of `pid`, in one pass over its page tables.
+fn by_smaps(pid: i32) -> Result<Vec<Vma>, Error> {
+    let path = format!("/proc/{pid}/smaps");
+    let smaps = File::open(&path).map_err(|source| Error::Proc { path, source })?;
+    // The kernel writes to a page of its own, and makes an entry that does not fit there any
+    // more once again for the next read: all page tables of a big area are walked twice. So it
+    // is asked for so little that there is room for one more entry.
+    smaps::parse(BufReader::with_capacity(2560, smaps))
+        .map_err(|source| Error::Smaps { pid, source })
 }
 
 /// What `vma` has and its entry cannot say.

@@ -50,6 +50,11 @@ macro_rules! vm_flags {
                 }
             }
 
+            /// Each code alone.
+            pub fn all() -> impl Iterator<Item = Self> {
+                [$(Self::$name),*].into_iter()
+            }
+
             /// The codes that are set, as the kernel spells them.
             pub fn codes(self) -> impl Iterator<Item = &'static str> {
                 [$((Self::$name, $code)),*]
@@ -149,6 +154,12 @@ impl VmFlags {
     /// One of `other` is set.
     pub fn any(self, other: Self) -> bool {
         self.0 & other.0 != 0
+    }
+
+    /// Those that are in both sets.
+    #[must_use]
+    pub fn common(self, other: Self) -> Self {
+        Self(self.0 & other.0)
     }
 
     /// Both sets.

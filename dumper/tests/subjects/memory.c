@@ -32,7 +32,7 @@ static char *map(int n, size_t pages, int prot, int flags, int fd, off_t off)
 	return p == MAP_FAILED ? NULL : p;
 }
 
-static void anonymous(void)
+static void anonymous(int plain)
 {
 	char *p = map(1, 8, RW, ANON, -1, 0); touch(p, 0); touch(p, 3); look(p, 5);
 	p = map(2, 4, RW, ANON, -1, 0); fill(p, 4); mprotect(p, 4 * P, PROT_READ);
@@ -53,6 +53,8 @@ static void anonymous(void)
 	p = map(13, 1024, RW, ANON, -1, 0); madvise(p, 1024 * P, MADV_HUGEPAGE); look(p, 0); look(p, 600);
 	p = map(14, 4, RW, MAP_ANONYMOUS | 8 /* MAP_DROPPABLE */, -1, 0); if (p) touch(p, 0);
 	p = map(15, 4, RW, ANON, -1, 0); touch(p, 1); syscall(462 /* mseal */, p, 4 * P, 0);
+	if (plain)
+		return;
 	p = map(16, 4, RW, ANON, -1, 0); touch(p, 1);
 	int key = syscall(SYS_pkey_alloc, 0, 0);
 	if (key > 0) syscall(SYS_pkey_mprotect, p, 4 * P, RW, key);
@@ -92,6 +94,7 @@ static void files(const char *dir)
 
 int main(int argc, char **argv)
 {
+	int plain = 0; /* nothing of which the flags are not all there is to know */
 	for (int i = 2; i < argc; i++) {
 		if (!strcmp(argv[i], "sysv")) {
 			int id = shmget(IPC_PRIVATE, 4 * P, 0600);
@@ -116,8 +119,10 @@ int main(int argc, char **argv)
 				char *p = mmap(AT(52) + at * P, P, at & 1 ? PROT_READ : RW, ANON | MAP_FIXED_NOREPLACE, -1, 0);
 				if (!(at & 1)) touch(p, 0);
 			}
+		} else if (!strcmp(argv[i], "plain")) {
+			plain = 1;
 		} else if (!strcmp(argv[i], "kinds")) {
-			anonymous();
+			anonymous(plain);
 			files(argv[1]);
 		}
 	}

@@ -9,6 +9,8 @@
 pub mod raw;
 
 #[cfg(feature = "std")]
+pub mod bpf;
+#[cfg(feature = "std")]
 pub mod cpuid;
 #[cfg(feature = "std")]
 mod error;
@@ -36,6 +38,8 @@ pub mod path;
 pub mod probe;
 #[cfg(feature = "std")]
 pub mod ptrace;
+#[cfg(feature = "std")]
+pub mod samples;
 #[cfg(feature = "std")]
 pub mod shared;
 #[cfg(feature = "std")]

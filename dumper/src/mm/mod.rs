@@ -255,6 +255,7 @@ impl Collector {
                 start: vma.start,
                 end: vma.end,
                 content: kind.content(vma),
+                file: vma.has_file(),
                 readable: vma.flags.has(VmFlags::READ),
                 populated: vma.populated || vma.flags.has(VmFlags::HUGETLB),
                 trackable: kind.is_trackable(),

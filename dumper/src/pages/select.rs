@@ -12,6 +12,8 @@ pub struct Area {
     pub end: u64,
     /// Which of its pages are saved.
     pub content: Content,
+    /// Pages there may be those of a file.
+    pub file: bool,
     /// The task itself may read it.
     pub readable: bool,
     /// May have pages at all.
@@ -156,6 +158,7 @@ mod tests {
             start: start * PAGE_SIZE,
             end: end * PAGE_SIZE,
             content,
+            file: false,
             readable: true,
             populated: true,
             trackable: true,

@@ -226,6 +226,17 @@ fn pages_are_those_of_criu_by_either_method() {
     }
 }
 
+/// More than are told at a time.
+#[test]
+fn scattered_pages_are_found_by_either_method() {
+    let subject = Subject::start(&["scattered=20000"]);
+    for method in [Method::Best, Method::File] {
+        let found = runs_of(&collect(&subject, method), 51);
+        let wanted: Vec<_> = (0..20000).step_by(2).map(|page| (page, 1, true)).collect();
+        assert!(found == wanted, "{method:?}: {} of {}", found.len(), wanted.len());
+    }
+}
+
 #[test]
 fn the_huge_zero_page_is_left_out() {
     let subject = Subject::start(&["kinds"]);

@@ -26,6 +26,7 @@ fn entries_of_the_pagemap_file() {
         start: 0x1000,
         end: 0x9000,
         content: Content::Private { lazy: false },
+        file: false,
         readable: true,
         populated: true,
         trackable: true,
@@ -52,6 +53,7 @@ fn bits_of_the_pagemap_file_tell_what_was_not_written() {
         start: 0x1000,
         end: 0x9000,
         content: Content::Private { lazy: false },
+        file: false,
         readable: true,
         populated: true,
         trackable: true,
@@ -73,4 +75,54 @@ fn bits_of_the_pagemap_file_tell_what_was_not_written() {
     assert_eq!(parent(Way::SoftDirty, &soft), want);
     let wp = bytes(&[PRESENT | UFFD_WP, PRESENT | UFFD_WP, PRESENT, PRESENT | UFFD_WP, 0]);
     assert_eq!(parent(Way::WriteProtect(null.as_fd()), &wp), want);
+}
+
+#[test]
+fn areas_are_walked_together_where_that_costs_little() {
+    const MIB: u64 = 1 << 20;
+    let own = Content::Private { lazy: false };
+    let area = |start: u64, end: u64, content, file| Area {
+        start: start * MIB / 4,
+        end: end * MIB / 4,
+        content,
+        file,
+        readable: true,
+        populated: true,
+        trackable: false,
+        tracked: false,
+    };
+    let found = |areas: &[Area]| {
+        let all = stretches(areas);
+        all.iter().map(|s| (s.start * 4 / MIB, s.end * 4 / MIB, s.look)).collect::<Vec<_>>()
+    };
+    // A small program.
+    let mut areas = vec![
+        area(0, 1, own, true),
+        area(1, 2, own, false),
+        area(4, 5, Content::Nothing, true),
+        area(6, 7, Content::All, false),
+    ];
+    assert_eq!(found(&areas), [(0, 7, Look::Own)]);
+    // Stacks of threads, with an area that cannot be touched below each.
+    areas.extend([
+        area(10, 50, own, false),
+        area(50, 51, own, false),
+        area(51, 91, own, false),
+        area(91, 92, Content::Nothing, true),
+        area(92, 110, own, false),
+        area(110, 111, own, true),
+        area(111, 112, own, false),
+    ]);
+    let known = [(0, 7, Look::Own), (10, 110, Look::All), (110, 112, Look::Own)];
+    assert_eq!(found(&areas), known);
+    // Much memory of files.
+    areas.extend([
+        area(120, 160, Content::Nothing, true),
+        area(160, 161, own, false),
+        area(170, 200, own, true),
+        area(200, 240, Content::All, false),
+    ]);
+    let more = [(120, 160, Look::Guards), (160, 200, Look::Own), (200, 240, Look::Guards)];
+    assert_eq!(found(&areas), [&known[..], &more].concat());
+    assert_eq!(found(&[]), []);
 }

@@ -8,12 +8,12 @@
 
 use crate::proc::{self, Status};
 use crate::tracee::{Pause, Stop, Thread, poll};
-use crate::{Error, Result};
+use crate::{Dying, Error, Result};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
-use sys::{fd, ptrace, task, worker};
+use std::time::Instant;
+use sys::{fd, ptrace, task};
 
 /// How long freezing and calls in the tasks may take.
 #[derive(Clone, Copy)]
@@ -91,7 +91,7 @@ impl Process {
     }
 
     /// Process 1 of a pid namespace below ours.
-    fn is_init(&self) -> bool {
+    pub(crate) fn is_init(&self) -> bool {
         let nspid = &self.status().nspid;
         nspid.len() > 1 && nspid.last() == Some(&1)
     }
@@ -123,14 +123,7 @@ impl Frozen {
     /// Kills all tasks; dropping what this gives waits until they are dead. The root's parent
     /// sees an exit by SIGKILL.
     pub fn kill(mut self) -> Dying {
-        let processes = std::mem::take(&mut self.processes);
-        for p in processes.iter().filter(|p| !p.zombie) {
-            if let Err(e) = fd::pidfd_send_signal(std::os::fd::AsFd::as_fd(&p.pidfd), libc::SIGKILL)
-            {
-                log::warn!("task {}: {e}", p.pid);
-            }
-        }
-        Dying { processes }
+        Dying::kill(std::mem::take(&mut self.processes))
     }
 
     fn release(&mut self) {
@@ -145,50 +138,6 @@ impl Frozen {
 impl Drop for Frozen {
     fn drop(&mut self) {
         self.release();
-    }
-}
-
-/// Tasks on their way out. Dropping it waits until they are dead.
-#[derive(Debug)]
-#[must_use = "dropping it waits"]
-pub struct Dying {
-    processes: Vec<Process>,
-}
-
-impl Drop for Dying {
-    fn drop(&mut self) {
-        // The last thread of a pid namespace's init to die, and that may be any of them, waits until
-        // all others in the namespace are waited for, which we as their tracer have to do. So
-        // those of inits are waited for in whatever order they come, after all others.
-        let alive = || self.processes.iter().rev().filter(|p| !p.zombie);
-        // A leader is reported only when it is the last one.
-        for t in alive().filter(|p| !p.is_init()).flat_map(|p| p.threads.iter().rev()) {
-            while !ended(t.tid, true) {}
-        }
-        let mut inits: Vec<i32> = alive()
-            .filter(|p| p.is_init())
-            .flat_map(|p| p.threads.iter().rev())
-            .map(|t| t.tid)
-            .collect();
-        worker::block_sigchld();
-        loop {
-            inits.retain(|&tid| !ended(tid, false));
-            if inits.is_empty() {
-                break;
-            }
-            worker::wait_sigchld(SIGCHLD_LOST);
-        }
-    }
-}
-
-/// How long to sleep at most before the tasks are looked at again.
-const SIGCHLD_LOST: Duration = Duration::from_millis(20);
-
-/// Whether a killed tracee is dead, and waited for; if not, `block` sleeps until it changes.
-fn ended(tid: i32, block: bool) -> bool {
-    match ptrace::wait(tid, block) {
-        Ok((_, what)) => matches!(what, ptrace::Wait::Gone(_)),
-        Err(e) => e.errno() != libc::EINTR,
     }
 }
 

@@ -9,6 +9,7 @@
 //! been there. All calls must come from the thread that froze the tree (ptrace's rule).
 #![forbid(unsafe_code)]
 
+mod dying;
 mod error;
 mod freeze;
 mod gadget;
@@ -20,8 +21,9 @@ mod shelter;
 mod sigframe;
 mod tracee;
 
+pub use dying::Dying;
 pub use error::Error;
-pub use freeze::{Dying, Frozen, Limits, Process, freeze, hold_frozen};
+pub use freeze::{Frozen, Limits, Process, freeze, hold_frozen};
 pub use infect::Infected;
 pub use script::{Answers, Arg, Call, Data, Script};
 pub use shelter::look_ahead;

@@ -153,6 +153,8 @@ pub struct Status {
     pub nssid: Vec<i32>,
     /// Thread count.
     pub threads: u32,
+    /// Bytes of resident anonymous memory.
+    pub rss_anon: u64,
     /// Signals pending for the thread.
     pub sig_pnd: u64,
     /// Signals pending for the process.
@@ -237,6 +239,10 @@ impl Status {
             b"State" => self.state = v.bytes().next().unwrap_or(0),
             b"Tgid" => self.tgid = v.parse().unwrap_or(0),
             b"PPid" => self.ppid = v.parse().unwrap_or(0),
+            b"RssAnon" => {
+                let kib = v.strip_suffix(" kB").and_then(|v| v.parse::<u64>().ok());
+                self.rss_anon = kib.unwrap_or(0) << 10;
+            }
             b"TracerPid" => self.tracer = v.parse().unwrap_or(0),
             b"Umask" => self.umask = u32::from_str_radix(v, 8).ok(),
             b"Uid" => self.uids = four(v),

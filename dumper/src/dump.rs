@@ -19,7 +19,7 @@ use crate::tree::{self, Task, Tree};
 use crate::{Error, Leave, Request, Stats, finish, inventory, mm, pages};
 use images::proto::{AmberFileEntry, FdinfoEntry, FsEntry, PstreeEntry};
 use images::{Dir, Image, manifest};
-use parasite::Frozen;
+use parasite::{Dying, Frozen};
 use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Mutex;
@@ -48,7 +48,7 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
     let mut before = Before::ask(request)?;
     let room = match request.prev_images_dir {
         None if request.storing.compression.is_none() && server.is_none() => {
-            Room::make(request.pid, &dir, stop)
+            Room::make(request.pid, &dir, request.storing.budget, stop)
         }
         _ => Room::default(),
     };
@@ -92,12 +92,14 @@ pub(crate) fn work(request: &Request, hooks: &mut dyn Hooks, stop: Stop) -> Resu
         (None, _) => {}
     }
     let dying = finish::finish(frozen, leave);
-    stats.frozen_time = micros(still.elapsed());
-    drop(dying);
+    stats.frozen_time = micros(dying.as_ref().map_or_else(Instant::now, Dying::since) - still);
     if let Err(e) = saved {
         return Err(failed(e, &dir, stop)?);
     }
+    // Beside the dying.
     write_manifest(&dir, known);
+    drop(room);
+    drop(dying);
     dirty.keep(&run_id);
     dedup_parents(request, &dir);
     Ok(stats)

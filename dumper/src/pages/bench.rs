@@ -21,6 +21,7 @@ pub fn move_pages(pid: i32, addr: u64, len: u64, image: File, storing: Storing) 
         image,
         name: "image".into(),
         has_room: false,
+        panes: None,
         frames,
         hashes: Mutex::default(),
     };

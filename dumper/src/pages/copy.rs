@@ -5,7 +5,7 @@
 //! Where each page goes is known before anything moves, so workers need no order among them.
 
 use super::Error;
-use super::room::Room;
+use super::room::{Panes, Room};
 use super::select::Run;
 use super::server::Server;
 use crate::Storing;
@@ -60,6 +60,8 @@ pub struct Source<'a> {
     pub name: String,
     /// It has its pages already: zero ones are given back.
     pub has_room: bool,
+    /// Parts of it that are mapped, and filled in place.
+    pub panes: Option<&'a Panes>,
     /// Contents go there, compressed.
     pub frames: Option<FrameWriter>,
     /// Hashes of what is not compressed, piece by piece.
@@ -160,7 +162,8 @@ pub fn copy(sources: &[Source<'_>], control: Control<'_>) -> Result<(), Error> {
     // proc_mem.force_override=ptrace: only the thread that traces a task reads what the task
     // itself may not.
     let (own, pieces) = pieces.into_iter().partition(|p| !p.readable);
-    let (own, shared) = (Queue::new(own), Queue::new(pieces));
+    let placed = |p: &Piece| sources[p.source].panes.is_some_and(|all| all.contains_key(&p.offset));
+    let (own, shared) = (Queue::new(own), Queue::new(spread(pieces, placed)));
     let job = Job { sources, failed: AtomicBool::new(false), error: Mutex::new(None), control };
     std::thread::scope(|scope| {
         for _ in 1..threads {
@@ -180,6 +183,20 @@ pub fn copy(sources: &[Source<'_>], control: Control<'_>) -> Result<(), Error> {
         source.image.set_len(len).map_err(|e| source.error("ftruncate", e))?;
     }
     Ok(())
+}
+
+/// Spreads pieces that are filled in place evenly among the others: an image has one lock for those
+/// who write to it, and none for those who fill it in place.
+fn spread(pieces: Vec<Piece>, placed: impl Fn(&Piece) -> bool) -> Vec<Piece> {
+    let all = pieces.len();
+    let (few, many): (Vec<_>, Vec<_>) = pieces.into_iter().partition(placed);
+    let share = few.len();
+    let (mut few, mut many) = (few.into_iter(), many.into_iter());
+    let next = |n: usize| {
+        let due = (n + 1) * share / all > n * share / all;
+        if due { few.next().or_else(|| many.next()) } else { many.next().or_else(|| few.next()) }
+    };
+    (0..all).filter_map(next).collect()
 }
 
 /// Pieces that workers take one after the other.
@@ -220,10 +237,7 @@ impl Job<'_> {
         let mut buf = Vec::new();
         while !self.failed.load(Ordering::Relaxed) {
             let Some(piece) = queue.take() else { return };
-            if buf.len() < piece.len {
-                buf.resize(piece.len, 0);
-            }
-            if let Err(e) = self.piece(piece, &mut buf[..piece.len], &mut own) {
+            if let Err(e) = self.piece(piece, &mut buf, &mut own) {
                 self.failed.store(true, Ordering::Relaxed);
                 self.sources.iter().filter_map(|s| s.frames.as_ref()).for_each(FrameWriter::fail);
                 let slot = self.error.lock();
@@ -262,17 +276,38 @@ impl Job<'_> {
         Ok(frames.put(offset, pages.len() as u64, compressed, own.may_wait)?)
     }
 
-    fn piece(&self, p: &Piece, buf: &mut [u8], own: &mut Own) -> Result<(), Error> {
+    fn piece(&self, p: &Piece, buf: &mut Vec<u8>, own: &mut Own) -> Result<(), Error> {
         if self.control.stop.requested() {
             return Err(Error::Stopped);
         }
         let source = &self.sources[p.source];
-        read(&source.origin, source.runs, &source.name, p, buf, &mut own.spans)?;
-        if let Some(frames) = &source.frames {
-            self.compress(source, frames, (p.offset, buf), own)?;
-            self.control.progress.done(p.len as u64);
-            return Ok(());
+        if let Some(pane) = source.panes.and_then(|panes| panes.get(&p.offset)) {
+            // Nobody waits: a piece is in one pane, and in one hand.
+            let mut pane = pane.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(place) = pane.bytes().get_mut(..p.len) {
+                return self.plain(source, p, place, (own, true));
+            }
         }
+        if buf.len() < p.len {
+            buf.resize(p.len, 0);
+        }
+        let buf = &mut buf[..p.len];
+        let Some(frames) = &source.frames else { return self.plain(source, p, buf, (own, false)) };
+        read(&source.origin, source.runs, &source.name, p, buf, &mut own.spans)?;
+        self.compress(source, frames, (p.offset, buf), own)?;
+        self.control.progress.done(p.len as u64);
+        Ok(())
+    }
+
+    /// Moves a piece as it is, by way of `buf`, or to its place if it is that.
+    fn plain(
+        &self,
+        source: &Source<'_>,
+        p: &Piece,
+        buf: &mut [u8],
+        (own, in_place): (&mut Own, bool),
+    ) -> Result<(), Error> {
+        read(&source.origin, source.runs, &source.name, p, buf, &mut own.spans)?;
         if self.control.files.is_some() {
             let (hash, index) = (manifest::hash(buf), (p.offset / PIECE as u64) as usize);
             let mut hashes = source.hashes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -283,8 +318,10 @@ impl Job<'_> {
         let mut written = 0;
         for (at, data) in data(buf) {
             self.zeroes(source, p.offset, written..at)?;
-            let done = source.image.write_all_at(data, p.offset + at as u64);
-            done.map_err(|e| source.error("pwrite", e))?;
+            if !in_place {
+                let done = source.image.write_all_at(data, p.offset + at as u64);
+                done.map_err(|e| source.error("pwrite", e))?;
+            }
             written = at + data.len();
         }
         self.zeroes(source, p.offset, written..buf.len())?;

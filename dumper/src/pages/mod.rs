@@ -165,6 +165,10 @@ impl<'a> Work<'a> {
             Origin::File(_) => None,
         };
         let has_room = room.is_some();
+        let panes = match origin {
+            Origin::Task { pid, .. } if has_room => self.control.room.and_then(|r| r.panes(pid)),
+            _ => None,
+        };
         let mut sink: LocalSink = self.images.create_in(set, room)?;
         let mut pages = 0;
         let mut holes = in_parent.iter().peekable();
@@ -195,6 +199,7 @@ impl<'a> Work<'a> {
             image,
             name,
             has_room,
+            panes,
             frames,
             hashes: Mutex::default(),
         });

@@ -7,6 +7,7 @@ fn source(runs: &[Run]) -> Source<'_> {
         image: Arc::new(File::open("/dev/null").unwrap()),
         name: "pages-1.img".into(),
         has_room: false,
+        panes: None,
         frames: None,
         hashes: Mutex::default(),
     }
@@ -51,6 +52,61 @@ fn pieces_cover_all_pages_once() {
     let wide = pieces(&sources, 1 << 30);
     let spans: Vec<_> = wide.iter().filter(|p| p.source == 2).map(|p| p.len / page).collect();
     assert_eq!(spans, [1024, 1024, 952], "no more spans than a call takes");
+}
+
+#[test]
+fn pieces_filled_in_place_are_spread_among_the_others() {
+    let pieces: Vec<_> = (0..10u64)
+        .map(|n| Piece { source: 0, run: 0, skip: 0, offset: n, len: 1, readable: true })
+        .collect();
+    let order = |placed: fn(&Piece) -> bool| -> Vec<u64> {
+        spread(pieces.clone(), placed).iter().map(|p| p.offset).collect()
+    };
+    assert_eq!(order(|p| p.offset >= 8), [0, 1, 2, 3, 8, 4, 5, 6, 7, 9]);
+    let same: Vec<u64> = (0..10).collect();
+    assert_eq!(order(|_| true), same);
+    assert_eq!(order(|_| false), same);
+    assert!(spread(Vec::new(), |_| true).is_empty());
+}
+
+#[test]
+fn what_is_mapped_is_filled_in_place() {
+    use std::os::unix::fs::MetadataExt;
+    let page = PAGE_SIZE as usize;
+    let len = 4 * PIECE + 5 * page;
+    let mut memory = vec![0u8; len + page];
+    let skip = memory.as_ptr().align_offset(page);
+    let own = &mut memory[skip..skip + len];
+    for (n, page) in own.chunks_mut(page).enumerate() {
+        // Zeroes in the third piece, which is mapped, and in the first, which is not.
+        let zero = (20..60).contains(&n) || (270..300).contains(&n);
+        page.fill(if zero { 0 } else { n as u8 | 1 });
+    }
+    let start = own.as_ptr() as u64;
+    let runs = [Run { start, pages: (len / page) as u64, lazy: false, readable: true }];
+    let image = tempfile::tempfile_in("/dev/shm").unwrap();
+    // More than is needed.
+    nix::fcntl::posix_fallocate(&image, 0, 6 * PIECE as i64).unwrap();
+    let window = sys::window::Window::new(&image, 2 * PIECE as u64, 3 * PIECE as u64).unwrap();
+    let panes = window.cut(PIECE as u64).into_iter().map(Mutex::new);
+    let panes = (2 * PIECE as u64..).step_by(PIECE).zip(panes).collect();
+    let image = Arc::new(image);
+    let files = Mutex::default();
+    let sources = [Source {
+        origin: Origin::Task { pid: std::process::id() as i32, mem: OnceLock::new(), lost: None },
+        image: Arc::clone(&image),
+        has_room: true,
+        panes: Some(&panes),
+        ..source(&runs)
+    }];
+    copy(&sources, Control { files: Some(&files), ..control() }).unwrap();
+    let mut got = vec![0xff; len];
+    image.read_exact_at(&mut got, 0).unwrap();
+    assert!(got == *own);
+    let meta = image.metadata().unwrap();
+    assert_eq!((meta.len(), meta.blocks() * 512), (len as u64, (len - 70 * page) as u64));
+    let hashes: Vec<_> = own.chunks(PIECE).map(manifest::hash).collect();
+    assert_eq!(*sources[0].hashes.lock().unwrap(), hashes);
 }
 
 #[test]

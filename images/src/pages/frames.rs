@@ -97,7 +97,7 @@ struct Entry {
 pub struct Encoder {
     compression: Compression,
     zstd: Option<zstd::bulk::Compressor<'static>>,
-    words: lz4::Words,
+    lanes: lz4::Lanes,
 }
 
 impl std::fmt::Debug for Encoder {
@@ -118,7 +118,7 @@ impl Encoder {
                 Some(zstd)
             }
         };
-        Ok(Self { compression, zstd, words: lz4::Words::default() })
+        Ok(Self { compression, zstd, lanes: lz4::Lanes::default() })
     }
 
     /// Compresses `pages` in frames of [`FRAME`] bytes, into the room of `spare`, whatever is in it.
@@ -136,7 +136,7 @@ impl Encoder {
                     out.bytes.truncate(before + len);
                 }
                 None if self.compression.level <= 1 => {
-                    lz4::frame(frame, &mut out.bytes, &mut self.words);
+                    lz4::frame(frame, &mut out.bytes, &mut self.lanes);
                 }
                 None => lz4_bytes(frame, &mut out.bytes)?,
             }

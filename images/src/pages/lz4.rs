@@ -6,191 +6,82 @@
 //! itself. That is faster than to look at each byte, and finds more in what programs keep on a heap;
 //! in machine code and plain text it finds less.
 
+mod alike;
+mod block;
 mod decode;
 
 pub(super) use decode::decode;
 
+use block::{Block, Room, SIZE, Tables};
 use twox_hash::XxHash32;
 
 const MAGIC: u32 = 0x184d_2204;
 /// Version 1, independent blocks, each with a checksum, size of the contents told.
 const FLAGS: u8 = 0b0111_1000;
-/// Blocks of 256 KiB at most.
-const BLOCK: u8 = 5 << 4;
+/// Blocks of 64 KiB at most.
+const BLOCK: u8 = 4 << 4;
 /// A block that is stored as it is.
 const STORED: u32 = 1 << 31;
-const BITS: u32 = 11;
-/// How far back a match may be.
-const FAR: usize = 0xffff;
-/// No match begins in so many bytes at the end of a block (12 would do); of them the last five, at
-/// least, are in none.
-const END: usize = 40;
-/// What is looked at with greater steps: bytes without any match.
-const DULL: u32 = 10;
 
-/// Where words were last, by their keys; in words.
-#[derive(Clone)]
-pub(super) struct Words {
-    across: Box<[u16; 1 << BITS]>,
-    whole: Box<[u16; 1 << BITS]>,
-    /// What a block becomes, before it is known how long it is.
-    room: Vec<u8>,
+/// What two blocks at once need.
+pub(super) struct Lanes(Box<Both>);
+
+struct Both {
+    tables: [Tables; 2],
+    /// What blocks become, before it is known how long they are.
+    rooms: [Room; 2],
+    /// Blocks behind which there is nothing.
+    copies: [Block; 2],
 }
 
-impl Default for Words {
+impl Default for Lanes {
     fn default() -> Self {
-        Self { across: Box::new([0; 1 << BITS]), whole: Box::new([0; 1 << BITS]), room: Vec::new() }
+        let (tables, rooms, copies) = ([Tables::NEW; 2], [[0; _]; 2], [[0; _]; 2]);
+        Self(Box::new(Both { tables, rooms, copies }))
     }
 }
 
-/// Appends `pages`, 256 KiB at most, as one frame.
-pub(super) fn frame(pages: &[u8], out: &mut Vec<u8>, words: &mut Words) {
+/// Appends `pages` as one frame.
+pub(super) fn frame(pages: &[u8], out: &mut Vec<u8>, lanes: &mut Lanes) {
     let head = out.len();
     out.extend(MAGIC.to_le_bytes());
     out.extend([FLAGS, BLOCK]);
     out.extend((pages.len() as u64).to_le_bytes());
     let [_, check, ..] = XxHash32::oneshot(0, &out[head + 4..]).to_le_bytes();
     out.push(check);
-    let block = out.len();
-    let mut room = std::mem::take(&mut words.room);
-    let need = pages.len() + pages.len() / 255 + 64;
-    if room.len() < need {
-        room.resize(need, 0);
+    let Both { tables, rooms, copies: [copy, other_copy] } = &mut *lanes.0;
+    for pair in (0..pages.len()).step_by(2 * SIZE) {
+        let (one, other) = (&pages[pair..], &pages[pages.len().min(pair + SIZE)..]);
+        let blocks = [first(one, copy), first(other, other_copy)];
+        let lens = block::compress(blocks, tables, rooms);
+        append(out, one, &rooms[0][..lens[0]]);
+        append(out, other, &rooms[1][..lens[1]]);
     }
-    let len = words.compress(pages, &mut room);
-    let (body, stored) = if len < pages.len() { (&room[..len], 0) } else { (pages, STORED) };
-    let size = u32::try_from(body.len()).unwrap_or(u32::MAX) | stored;
-    out.extend(size.to_le_bytes());
-    out.extend_from_slice(body);
-    words.room = room;
-    let check = XxHash32::oneshot(0, &out[block + 4..]);
-    out.extend(check.to_le_bytes());
     out.extend([0; 4]);
 }
 
-#[inline(always)]
-fn word(bytes: &[u8], at: usize) -> u64 {
-    bytes[at..at + 8].try_into().map_or(0, u64::from_le_bytes)
+/// The first block of `pages`, and how long it is.
+fn first<'a>(pages: &'a [u8], copy: &'a mut Block) -> (&'a Block, usize) {
+    let len = pages.len().min(SIZE);
+    let block = pages.first_chunk().unwrap_or_else(|| {
+        copy[..len].copy_from_slice(&pages[..len]);
+        copy
+    });
+    (block, len)
 }
 
-#[inline(always)]
-fn hash(key: u64) -> usize {
-    (key.wrapping_mul(0x9e37_79b1_85eb_ca87) >> (64 - BITS)) as usize
-}
-
-/// Bytes that are the same from `a` and from `b` on; `b` is behind `a`, and not in the last [`END`].
-#[inline(always)]
-fn alike(bytes: &[u8], mut a: usize, b: usize) -> usize {
-    let (mut at, last) = (b, bytes.len() - END + 16);
-    while at < last {
-        let differ = word(bytes, a) ^ word(bytes, at);
-        if differ != 0 {
-            return at - b + (differ.trailing_zeros() / 8) as usize;
-        }
-        a += 8;
-        at += 8;
+/// Appends the first block of `pages`, if there is one.
+fn append(out: &mut Vec<u8>, pages: &[u8], compressed: &[u8]) {
+    let pages = &pages[..pages.len().min(SIZE)];
+    if pages.is_empty() {
+        return;
     }
-    at - b
-}
-
-/// What LZ4 puts behind a token whose four bits do not do.
-#[inline(always)]
-fn more(out: &mut [u8], at: &mut usize, mut len: usize) {
-    while len >= 255 {
-        out[*at] = 255;
-        *at += 1;
-        len -= 255;
-    }
-    out[*at] = (len & 0xff) as u8;
-    *at += 1;
-}
-
-impl Words {
-    /// A match for the word at `at`: where it begins, and what it is like. Nothing before `from` may
-    /// be part of it. Five bytes at least are the same.
-    #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "words of a block")]
-    fn find(&mut self, pages: &[u8], at: usize, from: usize) -> Option<(usize, usize)> {
-        let across = word(pages, at + 3);
-        let slot = &mut self.across[hash(across)];
-        let like = usize::from(*slot) * 8 + 3;
-        *slot = (at / 8) as u16;
-        if word(pages, like) == across && at + 3 - like <= FAR {
-            return Some((at + 3, like));
-        }
-        let whole = word(pages, at);
-        let slot = &mut self.whole[hash(whole)];
-        let like = usize::from(*slot) * 8;
-        *slot = (at / 8) as u16;
-        if word(pages, like) == whole && at - like <= FAR && at >= from {
-            return Some((at, like));
-        }
-        // An address behind another.
-        ((whole ^ word(pages, at - 8)) >> 24 == 0).then_some((at + 3, at - 5))
-    }
-
-    /// One block; gives its length. `out` has to have room for what does not become smaller.
-    #[expect(clippy::cast_possible_truncation, reason = "the length of what is behind 15 bits")]
-    fn compress(&mut self, pages: &[u8], out: &mut [u8]) -> usize {
-        // The first two words are like nothing, so that there is a word before all that is like any.
-        self.across.fill(1);
-        self.whole.fill(1);
-        let last = pages.len().saturating_sub(END);
-        // `done`: bytes that are in `out`.
-        let (mut to, mut done, mut at) = (0, 0, 16);
-        while at < last {
-            let Some((begin, like)) = self.find(pages, at, done) else {
-                at += 8 + (((at - done.min(at)) >> DULL) & !7);
-                continue;
-            };
-            let len = alike(pages, like, begin);
-            let differ = word(pages, like - 8) ^ word(pages, begin - 8);
-            let back = (differ.leading_zeros() as usize / 8).min(begin - done);
-            sequence(pages, (done, begin - back, begin - like, len + back), out, &mut to);
-            done = begin + len;
-            at = (done + 4) & !7;
-        }
-        let rest = &pages[done..];
-        let token = to;
-        to += 1;
-        out[token] = (rest.len().min(15) << 4) as u8;
-        if rest.len() >= 15 {
-            more(out, &mut to, rest.len() - 15);
-        }
-        out[to..to + rest.len()].copy_from_slice(rest);
-        to + rest.len()
-    }
-}
-
-/// Literals from `done` to `begin`, and a match.
-#[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "the least bits, and what is at most FAR")]
-fn sequence(
-    pages: &[u8],
-    (done, begin, distance, len): (usize, usize, usize, usize),
-    out: &mut [u8],
-    to: &mut usize,
-) {
-    let literals = begin - done;
-    let room = &mut out[*to..];
-    room[0] = ((literals.min(15) << 4) | (len - 4).min(15)) as u8;
-    if literals < 15 {
-        // Always as many: what is too much is written over.
-        let room = &mut room[..24];
-        room[1..17].copy_from_slice(&pages[done..done + 16]);
-        room[1 + literals..3 + literals].copy_from_slice(&(distance as u16).to_le_bytes());
-        *to += 3 + literals;
-    } else {
-        *to += 1;
-        more(out, to, literals - 15);
-        out[*to..*to + literals].copy_from_slice(&pages[done..begin]);
-        *to += literals;
-        out[*to..*to + 2].copy_from_slice(&(distance as u16).to_le_bytes());
-        *to += 2;
-    }
-    if len - 4 >= 15 {
-        more(out, to, len - 4 - 15);
-    }
+    let (body, stored) =
+        if compressed.len() < pages.len() { (compressed, 0) } else { (pages, STORED) };
+    let size = u32::try_from(body.len()).unwrap_or(u32::MAX) | stored;
+    out.extend(size.to_le_bytes());
+    out.extend_from_slice(body);
+    out.extend(XxHash32::oneshot(0, body).to_le_bytes());
 }
 
 #[cfg(test)]
@@ -236,15 +127,19 @@ mod tests {
 
     #[test]
     fn what_comes_back_is_what_it_was() {
-        let mut words = Words::default();
+        let mut lanes = Lanes::default();
         let noise: Vec<u8> = (0..65536u64).flat_map(|n| hash_of(n).to_le_bytes()).collect();
         let steps: Vec<u8> = (0..32768u64).flat_map(|n| (n / 300).to_le_bytes()).collect();
         let mut all = vec![vec![0; 256 << 10], vec![7; 4096], noise[..256 << 10].to_vec(), steps];
         all.extend((0..40).map(|n| heap(4096 * (1 + n * 63 / 39), n as u64 + 1)));
         all.extend((0..64).map(|n| heap(n, 9)));
+        let edges = [1usize, 2, 3].map(|n| [-64, -8, 0, 1, 8, 56, 64, 100].map(|d| (n << 16, d)));
+        let edges = edges.as_flattened().iter();
+        all.extend(edges.map(|&(n, d): &(usize, isize)| heap(n.strict_add_signed(d), 11)));
+        all.push([vec![0; 64 << 10], heap(64 << 10, 12), vec![1; 128 << 10]].concat());
         for pages in all {
             let mut out = vec![1, 2, 3];
-            frame(&pages, &mut out, &mut words);
+            frame(&pages, &mut out, &mut lanes);
             assert!(back(&out[3..]).unwrap() == pages, "{} bytes", pages.len());
             assert!(out.len() < pages.len() + 64);
         }
@@ -284,7 +179,7 @@ mod tests {
     fn wrong_blocks_are_errors() {
         let pages = heap(16 << 10, 5);
         let mut good = Vec::new();
-        frame(&pages, &mut good, &mut Words::default());
+        frame(&pages, &mut good, &mut Lanes::default());
         let mut next = 1u64;
         for _ in 0..2_000 {
             let mut bad = good.clone();
@@ -303,7 +198,7 @@ mod tests {
     fn a_heap_becomes_small_and_a_changed_bit_is_found() {
         let pages = heap(256 << 10, 3);
         let mut out = Vec::new();
-        frame(&pages, &mut out, &mut Words::default());
+        frame(&pages, &mut out, &mut Lanes::default());
         assert!(out.len() * 100 < pages.len() * 40, "{}", out.len());
         for at in (0..out.len()).step_by(997) {
             let mut bad = out.clone();

@@ -1,19 +1,24 @@
-//! The way back: one block of LZ4, straight to where its pages belong.
+//! The way back: blocks of LZ4, straight to where its pages belong.
 
 use twox_hash::XxHash32;
 
 use super::{BLOCK, FLAGS, MAGIC, STORED};
 
-/// Bytes of a frame before its block: magic, flags, size of the contents, check of these.
+/// Bytes of a frame before its blocks: magic, flags, size of the contents, check of these.
 const HEAD: usize = 15;
-/// Behind it: its checksum, the end mark.
-const TAIL: usize = 8;
+/// Blocks of 256 KiB at most: what others make, and older versions.
+const LARGE: u8 = 5 << 4;
 
 /// Undoes a frame of the shape that [`frame`](super::frame) makes; `None`: it has another one.
 /// `out` is as long as the contents.
 pub(in crate::pages) fn decode(from: &[u8], out: &mut [u8]) -> Option<std::io::Result<()>> {
-    let (head, rest) = from.split_at_checked(HEAD)?;
-    if head[..4] != MAGIC.to_le_bytes() || head[4..6] != [FLAGS, BLOCK] {
+    let (head, mut rest) = from.split_at_checked(HEAD)?;
+    let most = match head[5] {
+        BLOCK => 64 << 10,
+        LARGE => 256 << 10,
+        _ => return None,
+    };
+    if head[..4] != MAGIC.to_le_bytes() || head[4] != FLAGS {
         return None;
     }
     let damaged = |what: &str| Some(Err(std::io::Error::other(what.to_owned())));
@@ -23,29 +28,24 @@ pub(in crate::pages) fn decode(from: &[u8], out: &mut [u8]) -> Option<std::io::R
     if head[6..14] != (out.len() as u64).to_le_bytes() {
         return damaged("not as long as the table says");
     }
-    let (size, rest) = rest.split_first_chunk()?;
-    let size = u32::from_le_bytes(*size);
-    let len = (size & !STORED) as usize;
-    // More than one block: for the general way.
-    if rest.len() != len + TAIL {
-        return None;
-    }
-    let (body, tail) = rest.split_at(len);
-    if tail[..4] != XxHash32::oneshot(0, body).to_le_bytes() {
-        return damaged("wrong checksum");
-    }
-    if tail[4..] != [0; 4] {
-        return damaged("no end");
-    }
-    let whole = match size & STORED {
-        0 => block(body, out).is_some(),
-        _ if len == out.len() => {
-            out.copy_from_slice(body);
-            true
+    for out in out.chunks_mut(most) {
+        let (size, more) = rest.split_first_chunk()?;
+        let size = u32::from_le_bytes(*size);
+        // 0: the end, too early.
+        let (body, more) = more.split_at_checked((size & !STORED) as usize).filter(|_| size > 0)?;
+        let (check, more) = more.split_first_chunk()?;
+        if *check != XxHash32::oneshot(0, body).to_le_bytes() {
+            return damaged("wrong checksum");
         }
-        _ => false,
-    };
-    if whole { Some(Ok(())) } else { damaged("not a block of LZ4") }
+        rest = more;
+        match size & STORED {
+            // Blocks need not be full, and ours are: that is for the general way.
+            0 => block(body, out)?,
+            _ if body.len() == out.len() => out.copy_from_slice(body),
+            _ => return None,
+        }
+    }
+    if rest == [0; 4] { Some(Ok(())) } else { damaged("no end") }
 }
 
 /// Undoes a block; `None`: it is none, or its contents are not as long as `out`.

@@ -96,7 +96,7 @@ pub struct Storing {
 
 impl Default for Storing {
     fn default() -> Self {
-        Self { compression: None, threads: 0, budget: 128 << 20, sync: false }
+        Self { compression: None, threads: 0, budget: 240 << 20, sync: false }
     }
 }
 

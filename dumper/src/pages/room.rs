@@ -115,6 +115,8 @@ struct Making {
 
 impl Making {
     fn new(pid: i32, len: u64, file: File) -> Self {
+        // Behind its end a file cannot be touched. (Where this fails it is no file in memory.)
+        let _ = file.set_len(len);
         let (rest, panes) = (Mutex::new(0..len), Mutex::default());
         Self { pid, len, file, rest, begun: AtomicBool::new(false), panes }
     }
@@ -208,11 +210,7 @@ impl Makers<'_> {
 
     fn by_touch(&self, making: &Making, piece: Range<u64>) {
         let (at, len) = (piece.start, piece.end - piece.start);
-        // The file has this length, or its end cannot be touched.
-        let window = making.file.set_len(making.len).ok().and_then(|()| {
-            let window = Window::new(&making.file, at, len).ok()?;
-            window.populate(0..len).then_some(window)
-        });
+        let window = Window::new(&making.file, at, len).ok().filter(|w| w.populate(0..len));
         let Some(window) = window else { return self.by_call(making, piece) };
         self.touched.fetch_add(len, Ordering::Relaxed);
         let mut budget = lock(&self.budget);

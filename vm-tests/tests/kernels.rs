@@ -20,7 +20,8 @@ use vm_tests::{Machine, assets};
 const LIMIT: Duration = Duration::from_secs(1500);
 
 /// What is run unasked.
-const UNASKED: &str = "lsm:: ns:: ns_file:: net:: mnt::mounts tcp_stream:: pidfd:: timerfd";
+const UNASKED: &str = "lsm:: ns:: ns_file:: net:: mnt::mounts tcp_stream:: pidfd:: timerfd \
+     hundred_megabytes flags_of_areas";
 
 /// Long ones that say nothing about the kernel, and what needs programs the guest has not.
 const LEFT_OUT: &[&str] = &["by_all_means"];
@@ -130,6 +131,7 @@ fn of_debian_12() {
         ("memory_and_environment_three_times", EMULATED),
         ("private_areas_keep_content_protection_and_flags", EMULATED),
         ("kinds_of_memory_come_back_through_a_chain_of_three", EMULATED),
+        ("flags_of_areas", EMULATED),
     ];
     kinds_on("6.1", &not_there);
 }

@@ -8,9 +8,9 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 /// A tree with less memory than this is read by smaps sooner than the way around it is ready.
-const TREE: u64 = 64 << 20;
+const TREE: u64 = 32 << 20;
 /// And a task with less is read by smaps as soon.
-const TASK: u64 = 2 << 20;
+const TASK: u64 = 0;
 
 /// Tells VMAs of big tasks, if it can.
 #[derive(Debug, Default)]

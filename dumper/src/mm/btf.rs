@@ -1,10 +1,7 @@
 //! BTF, the kernel's own description of its types: where the members of a structure are.
 //!
 //! Pure: bytes in, numbers out, whatever the bytes are. Only what is asked for is looked at: the
-//! 150000 types of a kernel are gone through once, which takes two milliseconds.
-
-/// Where the kernel shows its types.
-pub const KERNEL: &str = "/sys/kernel/btf/vmlinux";
+//! 150000 types of a kernel are gone through once, which takes one millisecond.
 
 const MAGIC: u16 = 0xeb9f;
 const INT: u32 = 1;

@@ -163,8 +163,8 @@ fn records(program: &OwnedFd, pid: i32, most: usize) -> Result<Vec<Record>, Unkn
 
 /// The program, made for this kernel's structures.
 fn load() -> Result<OwnedFd, Unknown> {
-    let bytes = std::fs::read(btf::KERNEL).map_err(|e| Unknown::Read(btf::KERNEL, e))?;
-    let btf = Btf::parse(&bytes).ok_or(Unknown::Types("anything"))?;
+    let types = sys::bpf::Types::of_kernel().map_err(|e| Unknown::Read("BTF", e))?;
+    let btf = Btf::parse(types.bytes()).ok_or(Unknown::Types("anything"))?;
     let [context, meta, vma, function] = btf.find([
         (btf::Kind::Struct, "bpf_iter__task_vma"),
         (btf::Kind::Struct, "bpf_iter_meta"),

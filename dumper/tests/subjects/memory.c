@@ -113,6 +113,7 @@ int main(int argc, char **argv)
 		} else if (!strncmp(argv[i], "scattered=", 10)) { /* every second page */
 			long pages = atol(argv[i] + 10);
 			char *p = mmap(AT(51), pages * P, RW, ANON | MAP_FIXED_NOREPLACE, -1, 0);
+			madvise(p, pages * P, MADV_NOHUGEPAGE);
 			for (long at = 0; at < pages; at += 2) touch(p, at);
 		} else if (!strncmp(argv[i], "vmas=", 5)) { /* of one page each, not to be merged */
 			for (long at = 0, n = atol(argv[i] + 5); at < n; at++) {

@@ -1,9 +1,13 @@
 //! `bpf(2)`, as far as it takes to have the kernel walk through one of its lists: an iterator
-//! (5.8), told which task it is about (6.1).
+//! (5.8), told which task it is about (6.1); and the kernel's types (BTF), which it needs.
 
 use crate::Result;
 use crate::error::check;
+use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+/// Where the kernel shows its types.
+const TYPES: &str = "/sys/kernel/btf/vmlinux";
 
 const PROG_LOAD: i32 = 5;
 const LINK_CREATE: i32 = 28;
@@ -73,4 +77,68 @@ pub fn iterate(program: BorrowedFd<'_>, tid: i32) -> Result<OwnedFd> {
     let ret =
         unsafe { libc::syscall(libc::SYS_bpf, ITER_CREATE, iter.as_ptr(), size_of_val(&iter)) };
     check(ret, || format!("bpf(BPF_ITER_CREATE, {})", iter[0])).map(crate::fd::owned)
+}
+
+/// The types of the kernel, as BTF.
+#[derive(Debug)]
+pub enum Types {
+    /// In the kernel's own memory (6.16).
+    Mapped(Mapped),
+    /// Read, a page at a time.
+    Read(Vec<u8>),
+}
+
+impl Types {
+    /// Those of this kernel.
+    pub fn of_kernel() -> std::io::Result<Self> {
+        let file = File::open(TYPES)?;
+        match Mapped::new(&file, file.metadata()?.len() as usize) {
+            Some(mapped) => Ok(Self::Mapped(mapped)),
+            None => std::fs::read(TYPES).map(Self::Read),
+        }
+    }
+
+    /// All of them.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Mapped(mapped) => mapped.bytes(),
+            Self::Read(bytes) => bytes,
+        }
+    }
+}
+
+/// Memory of the kernel's that never changes.
+#[derive(Debug)]
+pub struct Mapped {
+    ptr: *mut libc::c_void,
+    len: usize,
+}
+
+impl Mapped {
+    /// Only of what is the kernel's: no other file.
+    fn new(file: &File, len: usize) -> Option<Self> {
+        let (null, fd) = (std::ptr::null_mut(), file.as_raw_fd());
+        // SAFETY: all zero is a valid statfs.
+        let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
+        // SAFETY: `stat` outlives the call.
+        if unsafe { libc::fstatfs(fd, &mut stat) } != 0 || stat.f_type != libc::SYSFS_MAGIC {
+            return None;
+        }
+        // SAFETY: a fresh mapping at an address of the kernel's choice.
+        let ptr = unsafe { libc::mmap(null, len, libc::PROT_READ, libc::MAP_PRIVATE, fd, 0) };
+        (ptr != libc::MAP_FAILED).then_some(Self { ptr, len })
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: the mapping made in `new`, of as many bytes as the kernel says that there are; in
+        // sysfs they are a part of the kernel, and are never written.
+        unsafe { std::slice::from_raw_parts(self.ptr.cast(), self.len) }
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `new`; what refers to it borrows `self`.
+        unsafe { libc::munmap(self.ptr, self.len) };
+    }
 }

@@ -8,11 +8,10 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 /// A tree with less memory than this is read by smaps sooner than the way around it is ready.
+/// (Small tasks of a big one are read as soon by either.)
 const TREE: u64 = 32 << 20;
-/// And a task with less is read by smaps as soon.
-const TASK: u64 = 0;
 
-/// Tells VMAs of big tasks, if it can.
+/// Tells VMAs of the tasks of a big tree, if it can.
 #[derive(Debug, Default)]
 pub struct Ahead {
     thread: Option<JoinHandle<Result<Walker, Unknown>>>,
@@ -47,8 +46,7 @@ impl Ahead {
 
     /// VMAs of `pid` as smaps has them; `None` if smaps is to be read.
     pub fn vmas(&self, pid: i32) -> Option<Vec<Vma>> {
-        let walker = self.walker.as_ref().filter(|_| resident(pid) >= TASK)?;
-        match walker.vmas(pid) {
+        match self.walker.as_ref()?.vmas(pid) {
             Ok(vmas) => Some(vmas),
             Err(e) => {
                 log::debug!("pid {pid}: its VMAs are read from smaps: {e}");

@@ -20,7 +20,7 @@ const BITS: u32 = 12;
 /// least, are in none.
 const END: usize = 56;
 /// What is looked at with greater steps: bytes without any match.
-const DULL: u32 = 10;
+const DULL: u32 = 9;
 /// Literals before a match whose word is at `at + 8` are fewer than 15 if at most so many bytes before
 /// `at` are in no sequence yet.
 const FEW: usize = 3;

@@ -49,6 +49,7 @@ pub(in crate::pages) fn decode(from: &[u8], out: &mut [u8]) -> Option<std::io::R
 }
 
 /// Undoes a block; `None`: it is none, or its contents are not as long as `out`.
+#[inline(never)]
 fn block(from: &[u8], out: &mut [u8]) -> Option<()> {
     let (mut at, mut done) = (0, 0);
     loop {

@@ -5,7 +5,7 @@
 //! much is given back, and what is missing is got as it is written.
 //!
 //! A file has one lock for all who make pages in it by call, and none for those who touch a mapping of
-//! it, which takes three times as long. So one thread makes its pages by call from the beginning,
+//! it, which takes twice as long. So one thread makes its pages by call from the beginning,
 //! and those with nothing else to do touch them from the end until they meet.
 
 use super::copy;
@@ -19,6 +19,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use sys::uffd::Filler;
 use sys::window::{Pane, Window};
 
 /// Tasks with less memory of their own are not worth it.
@@ -156,6 +157,8 @@ struct Makers<'a> {
     cold: AtomicU64,
     /// How much may yet stay mapped.
     budget: Mutex<u64>,
+    /// Makes pages that are mapped, if it can be had.
+    filler: Option<Filler>,
 }
 
 /// Makes room in all files, side by side. `None` if there is not so much room.
@@ -167,6 +170,7 @@ fn make_all(files: &[Making], budget: u64, stop: Stop) -> Option<Made> {
         touched: AtomicU64::new(0),
         cold: AtomicU64::new(0),
         budget: Mutex::new(budget),
+        filler: Filler::new().ok(),
     };
     let pieces: u64 = files.iter().map(|f| f.len.div_ceil(PIECE)).sum();
     std::thread::scope(|scope| {
@@ -210,7 +214,8 @@ impl Makers<'_> {
 
     fn by_touch(&self, making: &Making, piece: Range<u64>) {
         let (at, len) = (piece.start, piece.end - piece.start);
-        let window = Window::new(&making.file, at, len).ok().filter(|w| w.populate(0..len));
+        let window = Window::new(&making.file, at, len);
+        let window = window.ok().filter(|w| w.fill(self.filler.as_ref()));
         let Some(window) = window else { return self.by_call(making, piece) };
         self.touched.fetch_add(len, Ordering::Relaxed);
         let mut budget = lock(&self.budget);
@@ -318,6 +323,7 @@ mod tests {
             touched: AtomicU64::new(0),
             cold: AtomicU64::new(0),
             budget: Mutex::new(PIECE + 4 * PAGE_SIZE),
+            filler: Filler::new().ok(),
         };
         let making = &files[0];
         for _ in 0..3 {

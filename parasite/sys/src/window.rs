@@ -1,5 +1,6 @@
 //! A window on a part of a file in memory.
 
+use crate::uffd::Filler;
 use crate::{Error, Result};
 use std::fs::File;
 use std::ops::Range;
@@ -47,6 +48,13 @@ impl Window {
         // SAFETY: within this window's mapping. Pages are made, and none that is there is changed;
         // what the file cannot give is an error, not a signal.
         unsafe { libc::madvise(at, (part.end - part.start) as usize, MADV_POPULATE_WRITE) == 0 }
+    }
+
+    /// Makes all of it present, filled with zeroes, where the file has no page yet: by `filler`, or
+    /// else as [`Window::populate`] does.
+    pub fn fill(&self, filler: Option<&Filler>) -> bool {
+        let filled = filler.is_some_and(|f| f.fill(self.base as u64, self.len).is_ok());
+        filled || self.populate(0..self.len)
     }
 
     /// Cuts it into panes of `len` bytes, which can be filled side by side; the last may be shorter.
@@ -119,6 +127,36 @@ mod tests {
         assert!(!window.populate(0..64 << 10), "more than the window");
         let beyond = Window::new(&file, 32 << 10, 64 << 10).unwrap();
         assert!(!beyond.populate(0..64 << 10), "more than the file");
+    }
+
+    #[test]
+    fn is_filled_where_there_is_nothing() {
+        let file = file(96 << 10);
+        let filler = Filler::new().ok();
+        let blocks = || file.metadata().unwrap().blocks() * 512;
+        let window = Window::new(&file, 0, 32 << 10).unwrap();
+        assert!(window.fill(filler.as_ref()));
+        assert_eq!(blocks(), 32 << 10);
+        // Nobody waits for anybody, were a page missing again.
+        punch(&file, 4096);
+        assert_eq!(window.cut(32 << 10)[0].bytes(), &[0; 32 << 10]);
+        // With a page there already, which stays.
+        file.write_all_at(b"there", 40 << 10).unwrap();
+        for filler in [filler.as_ref(), None] {
+            let window = Window::new(&file, 32 << 10, 32 << 10).unwrap();
+            assert!(window.fill(filler));
+            assert_eq!(&window.cut(32 << 10)[0].bytes()[8 << 10..][..5], b"there");
+        }
+        assert_eq!(blocks(), 64 << 10);
+        let beyond = Window::new(&file, 64 << 10, 64 << 10).unwrap();
+        assert!(!beyond.fill(filler.as_ref()), "more than the file");
+    }
+
+    /// Takes the first page away.
+    fn punch(file: &File, len: i64) {
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        // SAFETY: no pointers.
+        assert_eq!(unsafe { libc::fallocate(file.as_raw_fd(), mode, 0, len) }, 0);
     }
 
     #[test]

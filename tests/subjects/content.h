@@ -15,4 +15,22 @@ static UNUSED int has(const char *path, const char *text)
 	return n >= 0 && !strcmp(got, text);
 }
 
+static UNUSED void put(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+	if (fd < 0)
+		BAD("create %s: %s", path, strerror(errno));
+	EQ(write(fd, text, strlen(text)), strlen(text));
+	close(fd);
+}
+
+static UNUSED void holds(const char *path, const char *text)
+{
+	char got[256] = "";
+	if (has(path, text))
+		return;
+	slurp(path, got, sizeof(got));
+	BAD("%s has \"%s\" instead of \"%s\"", path, got, text);
+}
+
 #endif

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 // mnt_kinds DIR KIND: a file system of one kind, mounted at /mnt/at, seen again through a read-only
 // bind, worked in and open. What is in most of them is the kernel's, before and after.
-#include "subject.h"
+#include "content.h"
 #include <sys/mount.h>
 #include <sys/statfs.h>
 #include <sys/sysmacros.h>
@@ -17,25 +17,6 @@ static char *in_at(const char *name)
 	static char path[PATH_MAX];
 	snprintf(path, sizeof(path), AT "/%s", name);
 	return path;
-}
-
-static void put(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0640);
-	CHECK(fd >= 0);
-	EQ(write(fd, text, strlen(text)), strlen(text));
-	close(fd);
-}
-
-static void has(const char *path, const char *text)
-{
-	char got[64] = "";
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		BAD("open %s: %s", path, strerror(errno));
-	CHECK(read(fd, got, sizeof(got) - 1) >= 0);
-	close(fd);
-	STREQ(got, text);
 }
 
 // The mount at `path` without numbers.
@@ -143,16 +124,16 @@ static void subject(int argc, char **argv)
 		EQ(buf[0], 0);
 	}
 	if (IS("overlay")) {
-		has(AT "/changed", "upper");
-		has("plain", "lowest");
-		has(AGAIN "/new", "new");
-		has("/mnt/u/new", "new");
-		has("/mnt/l1/changed", "lower");
+		holds(AT "/changed", "upper");
+		holds("plain", "lowest");
+		holds(AGAIN "/new", "new");
+		holds("/mnt/u/new", "new");
+		holds("/mnt/l1/changed", "lower");
 		CHECK(access(AT "/removed", F_OK) < 0);
 		EQ(pread(open_file, buf, sizeof(buf), 0), 6);
 		put("plain", "copied");
-		has("/mnt/u/plain", "copied");
-		has("/mnt/l2/plain", "lowest");
+		holds("/mnt/u/plain", "copied");
+		holds("/mnt/l2/plain", "lowest");
 	}
 	ok();
 }

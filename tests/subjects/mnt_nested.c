@@ -13,15 +13,6 @@ static void mnt(const char *source, const char *at, const char *type, unsigned l
 		BAD("mount %s at %s: %s", source, at, strerror(errno));
 }
 
-static void put(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-	if (fd < 0)
-		BAD("create %s: %s", path, strerror(errno));
-	EQ(write(fd, text, strlen(text)), strlen(text));
-	close(fd);
-}
-
 static void inner(void)
 {
 	char text[16];

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 // mounts DIR: mounts of many kinds in a namespace of its own; they, what they share and what is in
 // them stays, and files that are open on them.
-#include "subject.h"
+#include "content.h"
 #include <sys/mount.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
@@ -19,26 +19,6 @@ static void dir(const char *path)
 {
 	if (mkdir(path, 0755) && errno != EEXIST)
 		BAD("mkdir %s: %s", path, strerror(errno));
-}
-
-static void put(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-	CHECK(fd >= 0);
-	EQ(write(fd, text, strlen(text)), strlen(text));
-	close(fd);
-}
-
-static void has(const char *path, const char *text)
-{
-	char got[256] = "";
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		BAD("open %s: %s", path, strerror(errno));
-	ssize_t n = read(fd, got, sizeof(got) - 1);
-	close(fd);
-	if (n < 0 || strcmp(got, text))
-		BAD("%s has \"%s\" instead of \"%s\"", path, got, text);
 }
 
 static int cmp(const void *a, const void *b)
@@ -117,7 +97,7 @@ static void check_content(const char *at, int ours)
 {
 	char path[PATH_MAX], text[64];
 	struct stat a, b;
-	has(IN("deep/file"), "content");
+	holds(IN("deep/file"), "content");
 	EQ(stat(IN("deep/file"), &a), 0);
 	EQ(stat(IN("hard"), &b), 0);
 	EQ(a.st_ino, b.st_ino);
@@ -241,12 +221,12 @@ static void subject(int argc, char **argv)
 		BAD("mounts differ: had %.90s, have %.90s", before + at, after + at);
 	}
 	check_content("/mnt/t", ours);
-	has("file", "content");
-	has("/mnt/file", "content");
-	has("/mnt/peer/in/file", "inner");
-	has("/mnt/both/in/file", "inner");
-	has("/mnt/over/shown", "upper");
-	has("/mnt/ro/file", "read-only");
+	holds("file", "content");
+	holds("/mnt/file", "content");
+	holds("/mnt/peer/in/file", "inner");
+	holds("/mnt/both/in/file", "inner");
+	holds("/mnt/over/shown", "upper");
+	holds("/mnt/ro/file", "read-only");
 	CHECK(access("/mnt/priv/in/file", F_OK) < 0);
 	CHECK(open("/mnt/lazy/new", O_CREAT | O_WRONLY, 0600) < 0);
 	EQ(errno, EROFS);
@@ -255,7 +235,7 @@ static void subject(int argc, char **argv)
 	EQ(pread(ghost, text, 16, 0), 5);
 	EQ(pread(on_peer, text, 16, 0), 5);
 	EQ(pwrite(on_peer, "INNER", 5, 0), 5);
-	has("/mnt/slave/in/file", "INNER");
+	holds("/mnt/slave/in/file", "INNER");
 	EQ(pread(on_t, text, 16, 0), 7);
 	EQ(pread(on_bind, text, 16, 0), 7);
 	EQ(pread(on_ro, text, 16, 0), 9);
@@ -263,14 +243,14 @@ static void subject(int argc, char **argv)
 	// What is mounted now goes where it went before.
 	EQ(chdir("/mnt"), 0);
 	EQ(umount("over"), 0);
-	has("over/hidden", "lower");
-	has("over/dir/file", "deep down");
+	holds("over/hidden", "lower");
+	holds("over/dir/file", "deep down");
 	dir("shared/new");
 	mnt("new", "shared/new", "tmpfs", 0, NULL);
 	put("shared/new/file", "propagated");
-	has("peer/new/file", "propagated");
-	has("slave/new/file", "propagated");
-	has("both/new/file", "propagated");
+	holds("peer/new/file", "propagated");
+	holds("slave/new/file", "propagated");
+	holds("both/new/file", "propagated");
 	CHECK(access("priv/new/file", F_OK) < 0);
 	dir("slave/own");
 	mnt("own", "slave/own", "tmpfs", 0, NULL);

@@ -1,6 +1,17 @@
 use super::*;
 use crate::pages::select::Run;
 
+const AREA: Area = Area {
+    start: 0x1000,
+    end: 0x9000,
+    content: Content::Private { lazy: false },
+    file: false,
+    readable: true,
+    populated: true,
+    trackable: true,
+    tracked: true,
+};
+
 fn bytes(entries: &[u64]) -> Vec<u8> {
     entries.iter().flat_map(|e| e.to_ne_bytes()).collect()
 }
@@ -22,17 +33,7 @@ fn entries_of_the_pagemap_file() {
         GUARD,
         PRESENT | 6,
     ]);
-    let area = Area {
-        start: 0x1000,
-        end: 0x9000,
-        content: Content::Private { lazy: false },
-        file: false,
-        readable: true,
-        populated: true,
-        trackable: true,
-        tracked: true,
-    };
-    let areas = [area];
+    let areas = [AREA];
     let mut selector = Selector::new(&areas, &[]);
     entries(&window, 0x1000, Judge::new(Some(77), &Since::NOTHING), &mut selector);
     let selection = selector.finish();
@@ -49,17 +50,7 @@ fn bits_of_the_pagemap_file_tell_what_was_not_written() {
     const PRESENT: u64 = 1 << 63;
     const SOFT_DIRTY: u64 = 1 << 55;
     const UFFD_WP: u64 = 1 << 57;
-    let area = Area {
-        start: 0x1000,
-        end: 0x9000,
-        content: Content::Private { lazy: false },
-        file: false,
-        readable: true,
-        populated: true,
-        trackable: true,
-        tracked: true,
-    };
-    let areas = [area];
+    let areas = [AREA];
     let covered = [(0x2000, 0x8000)];
     let null = File::open("/dev/null").unwrap();
     let parent = |way, window: &[u8]| {

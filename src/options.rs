@@ -658,7 +658,7 @@ pub(crate) static OPTIONS: &[Opt] = &[
     opt("fsync", None, Switch(|r| &mut r.fsync), Memory, "",
         "dump: images are on disk before the tree ends (default: as the kernel likes)"),
     opt("memory-budget", None, Value(|r, v| { r.memory_budget = Some(size(v)?); Ok(()) }), Memory,
-        "SIZE", "what pages on their way to images may take (default: 128M)"),
+        "SIZE", "what pages of images may take in memory of its own (default: 240M)"),
 
     opt("address", None, Text(|r| &mut r.address), Servers, "ADDR",
         "address of the server or service"),

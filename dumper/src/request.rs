@@ -88,7 +88,7 @@ pub struct Storing {
     pub compression: Option<Compression>,
     /// Threads that move and compress, 0 for as many as there are processors (`--compress-threads`).
     pub threads: usize,
-    /// Bytes that contents on their way may take (`--memory-budget`).
+    /// Bytes that contents on their way, and mapped room for them, may take (`--memory-budget`).
     pub budget: u64,
     /// Images are on disk before the dump counts as one, and before the tasks end (`--fsync`).
     pub sync: bool,

@@ -84,7 +84,10 @@ pub enum Why {
     #[error("Open files on overmounted mounts are not supported yet (mount {0})")]
     Overmounted(i32),
     /// Another file has taken the name.
-    #[error("{0} is another file now: it was replaced or mounted over after it had been opened")]
+    #[error(
+        "{0} is another file now: it was replaced or mounted over after it had been opened, or it \
+         was opened on a mount that has no place (open_tree, umount -l)"
+    )]
     NameReused(String),
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use sys::{fd, ptrace, worker};
 
 /// Bytes of memory whose freeing is worth a second processor.
-const WORTH_HELP: u64 = 8 << 20;
+const WORTH_HELP: u64 = 32 << 20;
 /// How long a kill waits for the thread that is to help, and how long that waits for the kill.
 const HELP_STARTS: Duration = Duration::from_millis(1);
 const HELP_COMES: Duration = Duration::from_millis(20);

@@ -1,5 +1,6 @@
 //! Texts of `/proc/PID`: read once each, parsed without allocation where it counts.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::io::Read;
 use std::path::PathBuf;
@@ -299,6 +300,26 @@ pub fn numbers(path: &str) -> Result<Vec<i32>, Error> {
 pub fn children(pid: i32, tid: i32) -> Result<Vec<i32>, Error> {
     let text = read(format!("/proc/{pid}/task/{tid}/children"))?;
     Ok(ints(std::str::from_utf8(&text).unwrap_or("")))
+}
+
+/// `root` and its descendants, parents before children, as they are met: the tree runs, and who is
+/// gone has no children.
+pub fn family(root: i32) -> impl Iterator<Item = i32> {
+    let mut known = VecDeque::from([root]);
+    std::iter::from_fn(move || {
+        let pid = known.pop_front()?;
+        known.extend(children(pid, pid).unwrap_or_default());
+        Some(pid)
+    })
+}
+
+/// Pages of a process that are in memory, and how many of them are of files or shared
+/// (`/proc/PID/statm`); none of one that is gone.
+pub fn resident(pid: i32) -> (u64, u64) {
+    let text = read(format!("/proc/{pid}/statm")).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let mut pages = text.split_ascii_whitespace().skip(1).filter_map(|n| n.parse().ok());
+    (pages.next().unwrap_or(0), pages.next().unwrap_or(0))
 }
 
 #[cfg(test)]

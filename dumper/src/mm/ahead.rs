@@ -3,7 +3,7 @@
 use super::smaps::Vma;
 use super::walker::{Unknown, Walker};
 use images::pages::PAGE_SIZE;
-use std::fs;
+use parasite::proc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -58,22 +58,9 @@ impl Ahead {
 
 /// `root` and its descendants have so much memory.
 fn is_worth(root: i32) -> bool {
-    let (mut pids, mut all) = (vec![root], 0);
-    while let Some(pid) = pids.pop() {
-        all += resident(pid);
-        if all >= TREE {
-            return true;
-        }
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-        let children = children.unwrap_or_default();
-        pids.extend(children.split_ascii_whitespace().filter_map(|c| c.parse::<i32>().ok()));
-    }
-    false
-}
-
-/// Bytes of its pages that are in memory.
-fn resident(pid: i32) -> u64 {
-    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
-    let pages: Option<u64> = statm.split_ascii_whitespace().nth(1).and_then(|n| n.parse().ok());
-    pages.unwrap_or(0) * PAGE_SIZE
+    let mut all = 0;
+    proc::family(root).any(|pid| {
+        all += proc::resident(pid).0 * PAGE_SIZE;
+        all >= TREE
+    })
 }

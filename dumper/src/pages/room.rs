@@ -13,6 +13,7 @@ use crate::stop::Stop;
 use images::Dir;
 use images::pages::PAGE_SIZE;
 use nix::fcntl::{FallocateFlags, fallocate};
+use parasite::proc;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::ops::Range;
@@ -55,7 +56,7 @@ impl Room {
         }
         let mut files = Vec::new();
         let mut free = available() / SPARE;
-        let mut tree = tree(root);
+        let mut tree: Vec<_> = proc::family(root).map(|pid| (pid, own_memory(pid))).collect();
         tree.sort_by_key(|(_, len)| std::cmp::Reverse(*len));
         for (pid, len) in tree {
             if len < WORTH || len > free {
@@ -251,26 +252,9 @@ fn warm(file: &File, at: u64, len: u64) -> bool {
     cold >= TELLING && window.populate(0..len)
 }
 
-/// `root` and its descendants with the bytes of memory that each has of its own.
-fn tree(root: i32) -> Vec<(i32, u64)> {
-    let mut all = vec![(root, own_memory(root))];
-    let mut at = 0;
-    while at < all.len() {
-        let pid = all[at].0;
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-        let children = children.unwrap_or_default();
-        let children = children.split_ascii_whitespace().filter_map(|c| c.parse().ok());
-        all.extend(children.map(|c| (c, own_memory(c))));
-        at += 1;
-    }
-    all
-}
-
-/// Resident pages that are not those of a file.
+/// Bytes of resident pages that are not those of a file.
 fn own_memory(pid: i32) -> u64 {
-    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
-    let mut fields = statm.split_ascii_whitespace().skip(1).filter_map(|n| n.parse::<u64>().ok());
-    let (resident, shared) = (fields.next().unwrap_or(0), fields.next().unwrap_or(0));
+    let (resident, shared) = proc::resident(pid);
     resident.saturating_sub(shared) * PAGE_SIZE
 }
 

@@ -62,7 +62,7 @@ fn run(criu: &Criu, name: &str, what: Subject) {
         .env(HALF, name)
         .env(DIR, &dir)
         .env(CRIU, &criu.path)
-        .env(PID, pid)
+        .env(PID, &pid)
         .env(CONSOLE, subject("console"))
         .env(INHERITED, subject("inherited"))
         .env("RUST_BACKTRACE", "0")
@@ -82,6 +82,9 @@ fn run(criu: &Criu, name: &str, what: Subject) {
         sandbox.shell("kill $(cat service.pid)");
     }
     if what == Subject::Alive {
+        // The init adopts it only when criu, its parent, is quite gone.
+        let adopted = format!("until grep -q '^PPid:\t1$' /proc/{pid}/status; do sleep 0.01; done");
+        sandbox.shell(&format!("timeout 20 sh -c \"{adopted}\""));
         sandbox.go();
         let heard = sandbox.hear(&["ok", "bad"], LIMIT);
         assert_eq!(heard.as_deref(), Some("ok"), "{name} ({}): {}", criu.name, logs());

@@ -1,4 +1,5 @@
 use super::*;
+use std::sync::OnceLock;
 
 fn source(runs: &[Run]) -> Source<'_> {
     Source {

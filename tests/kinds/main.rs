@@ -32,6 +32,7 @@ mod pidfd;
 mod pipe;
 mod reg_file;
 mod signalfd;
+mod sk_opts;
 mod task;
 mod tcp_stream;
 mod timerfd;

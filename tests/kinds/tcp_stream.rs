@@ -333,3 +333,12 @@ fn segments_are_as_long_as_before() {
         both_ends(&[family, "mss"]).lost_by_stock("its segments become as short as can be").check();
     }
 }
+
+/// There, nobody may make buffers larger than `net.core.wmem_max` says.
+#[test]
+fn full_buffers_in_a_user_namespace_run_dry_again() {
+    for family in ["4", "6"] {
+        let why = "cannot put back what was not sent: EPIPE";
+        both_ends(&[family, "mss"]).flavour("uns").stock_cannot_restore(why).check();
+    }
+}

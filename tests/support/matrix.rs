@@ -27,6 +27,7 @@ pub struct Subject {
     no_stock_dump: Option<&'static str>,
     no_stock_restore: Option<&'static str>,
     prepare: Option<&'static str>,
+    meanwhile: Option<fn(&Sandbox)>,
     between: Option<&'static str>,
     refused: Option<&'static str>,
     rounds: usize,
@@ -45,6 +46,7 @@ impl Subject {
             no_stock_dump: None,
             no_stock_restore: None,
             prepare: None,
+            meanwhile: None,
             between: None,
             refused: None,
             rounds: 1,
@@ -93,6 +95,13 @@ impl Subject {
     /// A shell line run in the sandbox before the subject starts.
     pub fn prepare(mut self, line: &'static str) -> Self {
         self.prepare = Some(line);
+        self
+    }
+
+    /// What somebody else does when the subject has set the mark `made`; it goes on from the mark
+    /// `done`.
+    pub fn meanwhile(mut self, act: fn(&Sandbox)) -> Self {
+        self.meanwhile = Some(act);
         self
     }
 
@@ -189,6 +198,12 @@ impl Subject {
         match &self.flavour {
             Some(kinds) => sandbox.start_in(kinds, &subject(self.name), &args),
             None => sandbox.start(&subject(self.name), &args),
+        }
+        if let Some(act) = self.meanwhile {
+            let made = sandbox.path("made");
+            super::wait_for(LIMIT, || made.exists().then_some(())).ok_or("made nothing")?;
+            act(sandbox);
+            sandbox.shell("touch done");
         }
         let heard = sandbox.hear(&["ready", "bad", "skip"], LIMIT).ok_or("never got ready")?;
         if let Some(why) = heard.strip_prefix("skip: ") {

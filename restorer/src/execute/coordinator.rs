@@ -318,6 +318,7 @@ impl Tree<'_> {
         board.open(stage, count);
         loop {
             let done = count == 0 || board.wait_reports(PATROL);
+            board.answer(&self.pids);
             look();
             if let Some(failure) = board.failure() {
                 return Err(reported(failure));

@@ -6,6 +6,7 @@
 //! them go. Until then the death of the coordinator kills them all.
 
 pub(crate) mod arena;
+mod ask;
 mod cgroup;
 pub(crate) mod coordinator;
 mod enter_blob;

@@ -3,9 +3,9 @@
 use crate::execute::premap::Pieces;
 use crate::execute::stage::Board;
 use crate::execute::{fork, task};
-use crate::files::Files;
+use crate::files::{Files, Outside};
 use crate::ns::Made;
-use crate::ns::mnt::Outside;
+use crate::ns::mnt;
 use crate::ns::pid::PidPlan;
 use crate::plan::Plan;
 use crate::{Error, Request};
@@ -24,7 +24,8 @@ pub(super) fn fork_root(
     let pid = plan.tree.processes[0].pid;
     let ns = &plan.ns;
     let flags = libc::CLONE_PARENT as u64;
-    let files = Files::new(&plan.files, request, &plan.cp.chain, board.filled())?;
+    let outside = ns.in_user_ns().then_some(board as &dyn Outside);
+    let files = Files::new(&plan.files, request, &plan.cp.chain, board.filled(), outside)?;
     let coordinator = sys::fd::pidfd_open(coordinator, 0)?;
     let least = files.least();
     let numbers = Rc::new(fork::Numbers::of(&plan.facts, least)?);
@@ -35,8 +36,8 @@ pub(super) fn fork_root(
         return Err(Error::from(sys::Error::new(call, libc::ENOSYS)).of_task(pid));
     }
     let outside = match &ns.mnt {
-        Some(mnt) => Outside::open(mnt, request, least)?,
-        None => Outside::default(),
+        Some(mnt) => mnt::Outside::open(mnt, request, least)?,
+        None => mnt::Outside::default(),
     };
     let mut context = task::Context {
         plan,

@@ -12,8 +12,10 @@ pub(crate) const LEN: usize = 8192;
 pub(crate) const COMPARED: usize = 0;
 /// Number for [`Board::count`]: pages found equal.
 pub(crate) const KEPT: usize = 1;
-/// First of the numbers for [`Board::tell`], behind those for [`Board::count`].
-const TOLD: usize = word::HOST + 2;
+/// First word of what tasks ask, behind the numbers for [`Board::count`]: see `ask.rs`.
+pub(crate) const ASK: usize = word::HOST + 2;
+/// First of the numbers for [`Board::tell`].
+const TOLD: usize = ASK + 8;
 /// Longest text of a failure, in bytes.
 const TEXT_MAX: usize = (word::HOST - word::FAULT_DATA) * 4;
 
@@ -23,11 +25,19 @@ pub(crate) struct Board {
     page: SharedPage,
 }
 
-/// See [`Board::choose`].
+/// See [`alone`].
 #[derive(Debug)]
-pub(crate) struct Choosing<'a>(&'a AtomicU32);
+pub(crate) struct Alone<'a>(&'a AtomicU32);
 
-impl Drop for Choosing<'_> {
+/// Alone among all processes of the restore in holding a word, until the value is dropped.
+pub(crate) fn alone(word: &AtomicU32) -> Alone<'_> {
+    while word.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
+        futex_wait(word, 1, Some(Duration::from_millis(100)));
+    }
+    Alone(word)
+}
+
+impl Drop for Alone<'_> {
     fn drop(&mut self) {
         self.0.store(0, Ordering::Release);
         futex_wake(self.0);
@@ -65,10 +75,16 @@ impl Board {
     pub(crate) fn wait_reports(&self, timeout: Duration) -> bool {
         let left = &self.page.words()[word::LEFT];
         let n = left.load(Ordering::Acquire);
-        if n != 0 && self.page.words()[word::FAULT].load(Ordering::Acquire) == 0 {
+        let failed = self.page.words()[word::FAULT].load(Ordering::Acquire) != 0;
+        if n != 0 && !failed && !self.is_asked() {
             futex_wait(left, n, Some(timeout));
         }
         left.load(Ordering::Acquire) == 0
+    }
+
+    /// Task: has the coordinator look, if it waits for reports.
+    pub(crate) fn wake(&self) {
+        futex_wake(&self.page.words()[word::LEFT]);
     }
 
     /// Task: the present stage is done.
@@ -113,12 +129,8 @@ impl Board {
     }
 
     /// Alone among all processes of the restore in choosing a number, until the value is dropped.
-    pub(crate) fn choose(&self) -> Choosing<'_> {
-        let word = &self.page.words()[word::CHOOSING];
-        while word.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
-            futex_wait(word, 1, Some(Duration::from_millis(100)));
-        }
-        Choosing(word)
+    pub(crate) fn choose(&self) -> Alone<'_> {
+        alone(&self.page.words()[word::CHOOSING])
     }
 
     /// Pages that the tasks have filled, of 4 KiB; wraps.

@@ -28,7 +28,7 @@ impl Files<'_> {
         }
         for (entry, fd) in &socks {
             let stream = tcp_stream::stream(self.set, self.request, entry);
-            finish(entry, stream, fd.as_fd())
+            self.finish_inet(entry, stream, fd.as_fd())
                 .at(|| format!("file {}, socket {}", entry.id, name(entry)))?;
         }
         for (entry, fd) in socks {
@@ -49,13 +49,16 @@ impl Files<'_> {
         self.in_context(entry.id)?;
         let _away = self.in_net(entry.ns_id)?;
         let (family, kind) = (entry.family as i32, entry.r#type as i32);
-        let fd = sys::net::socket(family, kind, entry.proto as i32)?;
+        let connection = tcp_stream::stream(self.set, self.request, entry);
+        let fd = match connection {
+            Some(stream) => self.roomy_socket(entry, &stream.entry)?,
+            None => sys::net::socket(family, kind, entry.proto as i32)?,
+        };
         let sk = fd.as_fd();
         if family == libc::AF_INET6 {
             set_int(sk, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, entry.v6only().into())?;
         }
-        let connection = tcp_stream::stream(self.set, self.request, entry);
-        sk_opts::before_bind(sk, &entry.opts, connection.is_none())?;
+        sk_opts::before_bind((self, entry.id), sk, &entry.opts, connection.is_none())?;
         set_int(sk, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
         if share {
             set_int(sk, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
@@ -81,6 +84,41 @@ impl Files<'_> {
             self.bind_to(sk, entry, &address(entry, &entry.src_addr, port)?)?;
         }
         Ok(fd)
+    }
+
+    fn finish_inet(
+        &self,
+        entry: &InetSkEntry,
+        stream: Option<&TcpStream>,
+        sk: BorrowedFd<'_>,
+    ) -> Result<()> {
+        if is_tcp(entry) {
+            sk_opts::tcp(sk, entry.tcp_opts.as_ref(), stream.map(|s| &s.entry), &entry.opts)?;
+            if entry.state == LISTEN {
+                sys::net::listen(sk, entry.backlog as i32)?;
+            }
+        } else if entry.state == ESTABLISHED && entry.dst_port != 0 {
+            sys::net::connect(sk, &address(entry, &entry.dst_addr, entry.dst_port)?)?;
+        }
+        ip_opts(entry, sk)?;
+        sk_opts::restore((self, entry.id), sk, &entry.opts)?;
+        if stream.is_some() {
+            // Now that nobody has to deliver segments to it any more.
+            sk_opts::device(sk, &entry.opts)?;
+        } else {
+            // Of connections, repair makes what it will: later.
+            set_int(sk, libc::SOL_SOCKET, libc::SO_REUSEADDR, entry.opts.reuseaddr().into())?;
+        }
+        if let Some(how) = entry.shutdown.filter(|_| !is_tcp(entry))
+            && let Err(e) = shutdown(sk, how)
+        {
+            // It is shut down all the same, the kernel only adds that nobody was connected.
+            let unconnected = matches!(&e, Error::Sys(e) if e.errno() == libc::ENOTCONN);
+            if !unconnected {
+                return Err(e);
+            }
+        }
+        set_flags(sk, entry.flags)
     }
 
     /// An address that is gone from the host can still be bound to with IP_FREEBIND, which the
@@ -122,36 +160,6 @@ fn shut(sk: BorrowedFd<'_>) -> Result<()> {
         Err(e) if e.errno() == libc::ENOTCONN => Ok(()),
         other => Ok(other?),
     }
-}
-
-fn finish(entry: &InetSkEntry, stream: Option<&TcpStream>, sk: BorrowedFd<'_>) -> Result<()> {
-    if is_tcp(entry) {
-        sk_opts::tcp(sk, entry.tcp_opts.as_ref(), stream.map(|s| &s.entry), &entry.opts)?;
-        if entry.state == LISTEN {
-            sys::net::listen(sk, entry.backlog as i32)?;
-        }
-    } else if entry.state == ESTABLISHED && entry.dst_port != 0 {
-        sys::net::connect(sk, &address(entry, &entry.dst_addr, entry.dst_port)?)?;
-    }
-    ip_opts(entry, sk)?;
-    sk_opts::restore(sk, &entry.opts)?;
-    if stream.is_some() {
-        // Now that nobody has to deliver segments to it any more.
-        sk_opts::device(sk, &entry.opts)?;
-    } else {
-        // Of connections, repair makes what it will: later.
-        set_int(sk, libc::SOL_SOCKET, libc::SO_REUSEADDR, entry.opts.reuseaddr().into())?;
-    }
-    if let Some(how) = entry.shutdown.filter(|_| !is_tcp(entry))
-        && let Err(e) = shutdown(sk, how)
-    {
-        // It is shut down all the same, the kernel only adds that nobody was connected.
-        let unconnected = matches!(&e, Error::Sys(e) if e.errno() == libc::ENOTCONN);
-        if !unconnected {
-            return Err(e);
-        }
-    }
-    set_flags(sk, entry.flags)
 }
 
 fn ip_opts(entry: &InetSkEntry, sk: BorrowedFd<'_>) -> Result<()> {

@@ -41,6 +41,7 @@ mod plan;
 mod reg_file;
 mod set;
 mod signalfd;
+mod sk_buf;
 mod sk_opts;
 pub mod tcp_stream;
 #[cfg(test)]
@@ -54,6 +55,7 @@ pub use late::late;
 pub(crate) use late::{cleanup, links};
 pub use open::Files;
 pub use plan::FilesPlan;
+pub use sk_buf::Outside;
 
 /// Why files could not be restored.
 #[derive(Debug, thiserror::Error)]

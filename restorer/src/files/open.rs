@@ -4,6 +4,7 @@ use super::path::open_flags;
 use super::place::{Move, moves};
 use super::plan::{By, FilesPlan, Unit};
 use super::set::{FileSet, TaskFiles};
+use super::sk_buf::Outside;
 use super::{At, Error, Result, failed};
 use crate::Request;
 use crate::ns::Made;
@@ -35,6 +36,8 @@ pub struct Files<'a> {
     pub(super) chain: &'a Chain,
     /// Pages of memory that were filled, of 4 KiB.
     pub(super) filled: &'a AtomicU32,
+    /// Who has the rights that tasks in a user namespace lack.
+    pub(super) outside: Option<&'a dyn Outside>,
     /// `/proc` of the coordinator: `self` in it is whoever looks.
     pub(super) proc: OwnedFd,
     /// The coordinator's number there.
@@ -73,6 +76,7 @@ impl<'a> Files<'a> {
         request: &'a Request,
         chain: &'a Chain,
         filled: &'a AtomicU32,
+        outside: Option<&'a dyn Outside>,
     ) -> Result<Self> {
         let flags = nix::fcntl::OFlag::O_PATH
             | nix::fcntl::OFlag::O_DIRECTORY
@@ -85,6 +89,7 @@ impl<'a> Files<'a> {
             request,
             chain,
             filled,
+            outside,
             proc,
             coordinator: std::process::id(),
             root: None,
@@ -401,7 +406,7 @@ impl<'a> Files<'a> {
         } else if let Some(e) = &f.nlsk {
             self.in_context(id)?;
             let _away = self.in_net(e.ns_id)?;
-            super::netlink_sk::open(e)
+            self.open_netlink(e)
         } else if let Some(e) = &f.pidfd {
             super::pidfd::open(e)
         } else if let Some(e) = &f.nsf {
@@ -409,7 +414,7 @@ impl<'a> Files<'a> {
         } else if let Some(e) = &f.psk {
             self.in_context(id)?;
             let _away = self.in_net(e.ns_id)?;
-            super::packet_sock::open(e)
+            self.open_packet(e)
         } else if let Some(e) = &f.tunf {
             self.open_tun(e)
         } else if f.bpf.is_some() {

@@ -12,30 +12,30 @@ const V3: u32 = 2;
 const SOCK_PACKET: i32 = 10;
 const NO_FANOUT: u32 = u32::MAX;
 
-pub(super) fn open(entry: &PacketSockEntry) -> Result<OwnedFd> {
-    let kind = entry.r#type as i32;
-    // As long as it has no protocol it gets nothing; `bind` gives it one.
-    let old = kind == SOCK_PACKET;
-    let protocol = if old || entry.ifindex == 0 { entry.protocol } else { 0 };
-    let fd = sys::net::socket(libc::AF_PACKET, kind, protocol as i32)?;
-    let sk = fd.as_fd();
-    sk_opts::before_bind(sk, &entry.opts, true)?;
-    if !old {
-        options(entry, sk)?;
-    }
-    if entry.ifindex != 0 {
-        let address = if old { old_address(entry)? } else { address(entry) };
-        sys::net::bind(sk, &address)?;
-    }
-    if let Some(fanout) = entry.fanout.filter(|f| *f != NO_FANOUT) {
-        set_int(sk, libc::SOL_PACKET, libc::PACKET_FANOUT, fanout as i32)?;
-    }
-    sk_opts::restore(sk, &entry.opts)?;
-    set_flags(sk, entry.flags)?;
-    Ok(fd)
-}
-
 impl Files<'_> {
+    pub(super) fn open_packet(&self, entry: &PacketSockEntry) -> Result<OwnedFd> {
+        let kind = entry.r#type as i32;
+        // As long as it has no protocol it gets nothing; `bind` gives it one.
+        let old = kind == SOCK_PACKET;
+        let protocol = if old || entry.ifindex == 0 { entry.protocol } else { 0 };
+        let fd = sys::net::socket(libc::AF_PACKET, kind, protocol as i32)?;
+        let sk = fd.as_fd();
+        sk_opts::before_bind((self, entry.id), sk, &entry.opts, true)?;
+        if !old {
+            options(entry, sk)?;
+        }
+        if entry.ifindex != 0 {
+            let address = if old { old_address(entry)? } else { address(entry) };
+            sys::net::bind(sk, &address)?;
+        }
+        if let Some(fanout) = entry.fanout.filter(|f| *f != NO_FANOUT) {
+            set_int(sk, libc::SOL_PACKET, libc::PACKET_FANOUT, fanout as i32)?;
+        }
+        sk_opts::restore((self, entry.id), sk, &entry.opts)?;
+        set_flags(sk, entry.flags)?;
+        Ok(fd)
+    }
+
     /// A copy of a description that the caller, task `vpid`, has in its table.
     pub(crate) fn installed(&self, vpid: i32, id: u32) -> Result<OwnedFd> {
         let table = self.plan.tables.get(&self.plan.table_owner(vpid));

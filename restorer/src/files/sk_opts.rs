@@ -1,6 +1,7 @@
 //! Options that all sockets have. A value that is right already is not set again: setting may
 //! need rights, and pins what the kernel otherwise tunes.
 
+use super::open::Files;
 use super::{At, Result, multicast};
 use images::proto::{SkOptsEntry, TcpOptsEntry, TcpStreamEntry};
 use std::os::fd::BorrowedFd;
@@ -17,8 +18,13 @@ pub(super) fn set_int(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> 
     Ok(sys::fd::setsockopt(fd, level, name, &value.to_ne_bytes())?)
 }
 
-/// Options that decide what `bind` may do.
-pub(super) fn before_bind(fd: BorrowedFd<'_>, opts: &SkOptsEntry, bound: bool) -> Result<()> {
+/// Options that decide what `bind` may do. `of`: whose socket, and the id of the file.
+pub(super) fn before_bind(
+    of: (&Files<'_>, u32),
+    fd: BorrowedFd<'_>,
+    opts: &SkOptsEntry,
+    bound: bool,
+) -> Result<()> {
     let set = |name, value| set_int(fd, libc::SOL_SOCKET, name, value);
     if opts.so_reuseport() {
         set(libc::SO_REUSEPORT, 1)?;
@@ -30,7 +36,7 @@ pub(super) fn before_bind(fd: BorrowedFd<'_>, opts: &SkOptsEntry, bound: bool) -
         set(libc::SO_MARK, mark as i32)?;
     }
     // They may matter to `bind` (IP_TRANSPARENT), save for those that `bind` does not need.
-    others(fd, opts, |name| !LATE.contains(&name))
+    others(of, fd, opts, |name| !LATE.contains(&name))
 }
 
 /// Binds to the device.
@@ -45,25 +51,44 @@ pub(super) fn device(fd: BorrowedFd<'_>, opts: &SkOptsEntry) -> Result<()> {
 /// SO_PEEK_OFF: moves with what is queued. SO_LOCK_FILTER: the filter comes first.
 const LATE: [i32; 2] = [42, 44];
 
+/// SO_BUSY_POLL, SO_PREFER_BUSY_POLL, SO_BUSY_POLL_BUDGET: change nothing but how quick it is.
+const SPEED: [i32; 3] = [46, 69, 70];
+
 /// Options that only our images have.
-fn others(fd: BorrowedFd<'_>, opts: &SkOptsEntry, which: impl Fn(i32) -> bool) -> Result<()> {
+fn others(
+    of: (&Files<'_>, u32),
+    fd: BorrowedFd<'_>,
+    opts: &SkOptsEntry,
+    which: impl Fn(i32) -> bool,
+) -> Result<()> {
     for other in opts.amber_others.iter().filter(|o| !multicast::is_membership(o)) {
         let early = other.level != libc::SOL_SOCKET || which(other.name);
         let mut now = vec![0u8; other.value.len()];
         let same = sys::fd::getsockopt(fd, other.level, other.name, &mut now)
             .is_ok_and(|len| len == other.value.len() && now == other.value);
-        if early && !same {
-            sys::fd::setsockopt(fd, other.level, other.name, &other.value)?;
+        if !early || same {
+            continue;
+        }
+        match <[u8; 4]>::try_from(&other.value[..]).map(i32::from_ne_bytes) {
+            Ok(value) if of.0.set_option(fd, (other.level, other.name), value)? => {}
+            Ok(value) if SPEED.contains(&other.name) && other.level == libc::SOL_SOCKET => {
+                log::warn!(
+                    "file {}: option {} is not set to {value}: that takes CAP_NET_ADMIN outside of \
+                     all user namespaces",
+                    of.1,
+                    other.name
+                );
+            }
+            _ => sys::fd::setsockopt(fd, other.level, other.name, &other.value)?,
         }
     }
     Ok(())
 }
 
 /// All others, when data is queued and addresses are set.
-pub(super) fn restore(fd: BorrowedFd<'_>, opts: &SkOptsEntry) -> Result<()> {
+pub(super) fn restore(of: (&Files<'_>, u32), fd: BorrowedFd<'_>, opts: &SkOptsEntry) -> Result<()> {
     let set = |name, value| set_int(fd, libc::SOL_SOCKET, name, value);
-    buffer(fd, libc::SO_SNDBUF, libc::SO_SNDBUFFORCE, opts.so_sndbuf)?;
-    buffer(fd, libc::SO_RCVBUF, libc::SO_RCVBUFFORCE, opts.so_rcvbuf)?;
+    of.0.set_buffers(of.1, fd, opts)?;
     if let Some(lock) = opts.so_buf_lock
         && let Err(e) = set(SO_BUF_LOCK, lock as i32)
     {
@@ -94,7 +119,7 @@ pub(super) fn restore(fd: BorrowedFd<'_>, opts: &SkOptsEntry) -> Result<()> {
     if !opts.so_filter.is_empty() {
         sys::net::attach_filter(fd, &opts.so_filter)?;
     }
-    others(fd, opts, |_| true)?;
+    others(of, fd, opts, |_| true)?;
     multicast::join(fd, &opts.amber_others)
 }
 
@@ -114,22 +139,6 @@ pub(super) fn tcp(
     set(libc::TCP_KEEPINTVL, tcp.and_then(|t| t.keepintvl).or(old.tcp_keepintvl))?;
     set(libc::TCP_NODELAY, tcp.and_then(|t| t.nodelay).or_else(|| stream?.nodelay).map(u32::from))?;
     set(libc::TCP_CORK, tcp.and_then(|t| t.cork).or_else(|| stream?.cork).map(u32::from))
-}
-
-/// The kernel doubles what is set; images have what it shows.
-fn buffer(fd: BorrowedFd<'_>, name: i32, force: i32, value: u32) -> Result<()> {
-    let mut now = [0u8; 4];
-    sys::fd::getsockopt(fd, libc::SOL_SOCKET, name, &mut now)?;
-    if u32::from_ne_bytes(now) == value {
-        return Ok(());
-    }
-    let half = ((value / 2) as i32).to_ne_bytes();
-    match sys::fd::setsockopt(fd, libc::SOL_SOCKET, force, &half) {
-        Err(e) if e.errno() == libc::EPERM => {
-            Ok(sys::fd::setsockopt(fd, libc::SOL_SOCKET, name, &half)?)
-        }
-        other => Ok(other?),
-    }
 }
 
 fn timeout(fd: BorrowedFd<'_>, name: i32, seconds: u64, micros: u64) -> Result<()> {

@@ -29,8 +29,6 @@ use sys::tcp::{self, Negotiated, Queue, Repair, Window, option, state};
 
 /// Bytes that are put into a queue by one call: few fragments.
 const CHUNK: usize = 64 << 10;
-/// Room in buffers beside what is put into them.
-const ROOM: u32 = 1 << 20;
 
 /// Whether a socket has a peer, or had one.
 pub(super) fn is_connection(entry: &InetSkEntry) -> bool {
@@ -156,7 +154,7 @@ impl Fins {
 }
 
 impl Files<'_> {
-    /// Brings a socket that has its first options into the connection of the image.
+    /// Brings a socket that has room and its first options into the connection of the image.
     pub(super) fn connect_tcp(
         &self,
         sk: BorrowedFd<'_>,
@@ -165,9 +163,6 @@ impl Files<'_> {
     ) -> Result<()> {
         let e = &stream.entry;
         let fins = Fins::of(entry, e);
-        room(sk, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, entry.opts.so_rcvbuf, e.inq_len)?;
-        let free =
-            room(sk, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, entry.opts.so_sndbuf, e.outq_len)?;
         // SO_REUSEADDR is on already: set later, it would take the right to any address away.
         tcp::repair(sk, Repair::On)?;
         self.bind_to(sk, entry, &super::inet_sk::own_address(entry)?)?;
@@ -182,7 +177,7 @@ impl Files<'_> {
             return start(sk, &peer);
         }
         let (_, to) = addresses(entry)?;
-        connect(sk, &peer, to, e, free)?;
+        connect(sk, &peer, to, e)?;
         self.fill_queues(sk, stream)?;
         set_window(sk, e, fins)?;
         tcp::select(sk, Queue::None)?;
@@ -232,21 +227,6 @@ impl Files<'_> {
     }
 }
 
-/// Makes a buffer large enough for what it is to hold, and what the image says. Returns whether the
-/// machine's limits do not count: not so in a user namespace.
-fn room(fd: BorrowedFd<'_>, force: i32, name: i32, size: u32, queued: u32) -> Result<bool> {
-    // The kernel doubles it.
-    let size = (size / 2).max(queued.saturating_add(ROOM)).min(i32::MAX as u32 / 2);
-    let size = size.to_ne_bytes();
-    match sys::fd::setsockopt(fd, libc::SOL_SOCKET, force, &size) {
-        Err(e) if e.errno() == libc::EPERM => {
-            sys::fd::setsockopt(fd, libc::SOL_SOCKET, name, &size)?;
-            Ok(false)
-        }
-        other => Ok(other.map(|()| true)?),
-    }
-}
-
 /// Sends a SYN once more, with the old number.
 fn start(sk: BorrowedFd<'_>, peer: &[u8]) -> Result<()> {
     tcp::repair(sk, Repair::OffSilently)?;
@@ -262,24 +242,13 @@ fn start(sk: BorrowedFd<'_>, peer: &[u8]) -> Result<()> {
 
 /// Connects, and lets segments be as long as they were: `connect` under repair knows nothing of
 /// the peer's limit and takes the least, and the kernel does not look again when it is told.
-///
-/// Over IPv6 not in a user namespace (`free`): there, full buffers did not take back what they had
-/// held (EAGAIN, ZDTM's socket-tcpbuf6-local, five times of five), for a reason not found.
-fn connect(
-    sk: BorrowedFd<'_>,
-    peer: &[u8],
-    to: SocketAddr,
-    e: &TcpStreamEntry,
-    free: bool,
-) -> Result<()> {
+fn connect(sk: BorrowedFd<'_>, peer: &[u8], to: SocketAddr, e: &TcpStreamEntry) -> Result<()> {
     if to.is_ipv4() {
         sys::net::connect(sk, peer)?;
         negotiate(sk, e)?;
         return Ok(tcp::renew_mss(sk)?);
     }
-    if free {
-        tcp::limit_mss(sk, e.mss_clamp)?;
-    }
+    tcp::limit_mss(sk, e.mss_clamp)?;
     sys::net::connect(sk, peer)?;
     tcp::limit_mss(sk, 0)?;
     negotiate(sk, e)

@@ -306,7 +306,7 @@ impl<'a> Unit<'_, 'a> {
         if let (Some(perms), Some(node)) = (&e.file_perms, self.nodes.get(&e.ino)) {
             node.set_perms(self.files, perms)?;
         }
-        sk_opts::restore(fd.as_fd(), &e.opts)?;
+        sk_opts::restore((self.files, e.id), fd.as_fd(), &e.opts)?;
         // An end whose peer is gone is shut down by that.
         if let Some(how) = e.shutdown
             && !self.far.contains_key(&e.ino)

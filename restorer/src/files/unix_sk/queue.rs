@@ -2,6 +2,7 @@
 
 use super::super::open::{Files, Opened};
 use super::super::plan::rights;
+use super::super::sk_buf::SEND;
 use super::super::{Error, Result, failed, failed_io};
 use super::{Unit, name};
 use images::proto::UnixSkEntry;
@@ -30,7 +31,7 @@ impl Unit<'_, '_> {
         let total: u64 = packets.iter().map(|(p, _)| u64::from(p.length) + 1024).sum();
         let mut spare = None;
         let (sender, address) = self.sender(e, &mut spare)?;
-        make_room(sender, total)?;
+        self.make_room(sender, total)?;
         for (packet, body) in packets {
             let data = self.files.extent(*body)?;
             let mut fds: Vec<RawFd> = Vec::new();
@@ -49,7 +50,7 @@ impl Unit<'_, '_> {
                     continue;
                 }
             };
-            make_room(other, total)?;
+            self.make_room(other, total)?;
             self.send(other, &data, &fds, &self.address_of(e)?)?;
         }
         Ok(())
@@ -113,6 +114,13 @@ impl Unit<'_, '_> {
         Ok(Some(Sender::Helper(fd)))
     }
 
+    /// Lets a sender put `bytes` into flight; its own limit is restored later.
+    fn make_room(&self, fd: BorrowedFd<'_>, bytes: u64) -> Result<()> {
+        // Each buffer counts with its overhead.
+        let size = u32::try_from(bytes.saturating_mul(2)).unwrap_or(u32::MAX);
+        self.files.make_room(fd, SEND, size).map(drop)
+    }
+
     fn send(&self, fd: BorrowedFd<'_>, data: &[u8], fds: &[RawFd], address: &[u8]) -> Result<()> {
         let send = || {
             let sent = sys::net::send_msg(fd, data, fds, address, libc::MSG_DONTWAIT)?;
@@ -126,22 +134,6 @@ impl Unit<'_, '_> {
         }
         send()
     }
-}
-
-/// Lets a sender put `bytes` into flight; its own limit is restored later.
-fn make_room(fd: BorrowedFd<'_>, bytes: u64) -> Result<()> {
-    // Each buffer counts with its overhead.
-    let size = i32::try_from(bytes.saturating_mul(2)).unwrap_or(i32::MAX / 2);
-    let mut now = [0u8; 4];
-    sys::fd::getsockopt(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, &mut now)?;
-    if i32::from_ne_bytes(now) >= size {
-        return Ok(());
-    }
-    let size = size.to_ne_bytes();
-    if sys::fd::setsockopt(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &size).is_err() {
-        sys::fd::setsockopt(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, &size)?;
-    }
-    Ok(())
 }
 
 /// A raised `net.unix.max_dgram_qlen`. Sockets take over the value of when they are made.

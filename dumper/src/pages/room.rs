@@ -164,15 +164,7 @@ struct Makers<'a> {
 
 /// Makes room in all files, side by side. `None` if there is not so much room.
 fn make_all(files: &[Making], budget: u64, stop: Stop) -> Option<Made> {
-    let makers = Makers {
-        files,
-        stop,
-        full: AtomicBool::new(false),
-        touched: AtomicU64::new(0),
-        cold: AtomicU64::new(0),
-        budget: Mutex::new(budget),
-        filler: Filler::new().ok(),
-    };
+    let makers = Makers::new(files, budget, stop);
     let pieces: u64 = files.iter().map(|f| f.len.div_ceil(PIECE)).sum();
     std::thread::scope(|scope| {
         for _ in 1..(sys::worker::cpus() as u64).min(pieces) {
@@ -185,7 +177,13 @@ fn make_all(files: &[Making], budget: u64, stop: Stop) -> Option<Made> {
     (!makers.full.into_inner()).then_some(made)
 }
 
-impl Makers<'_> {
+impl<'a> Makers<'a> {
+    fn new(files: &'a [Making], budget: u64, stop: Stop) -> Self {
+        let (full, touched, cold) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+        let filler = Filler::new().ok();
+        Self { files, stop, full, touched, cold, budget: Mutex::new(budget), filler }
+    }
+
     fn work(&self) {
         for making in self.files.iter().filter(|m| !m.begun.swap(true, Ordering::Relaxed)) {
             while let Some(piece) = self.on().and_then(|()| making.first()) {
@@ -300,15 +298,7 @@ mod tests {
         let (_temp, dir) = dir();
         let len = 5 * PIECE + 3 * PAGE_SIZE;
         let files = [Making::new(1, len, dir.create_in_memory().unwrap())];
-        let makers = Makers {
-            files: &files,
-            stop: Stop::watching_parent(),
-            full: AtomicBool::new(false),
-            touched: AtomicU64::new(0),
-            cold: AtomicU64::new(0),
-            budget: Mutex::new(PIECE + 4 * PAGE_SIZE),
-            filler: Filler::new().ok(),
-        };
+        let makers = Makers::new(&files, PIECE + 4 * PAGE_SIZE, Stop::watching_parent());
         let making = &files[0];
         for _ in 0..3 {
             makers.by_touch(making, making.last().unwrap());

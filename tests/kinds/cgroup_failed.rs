@@ -32,6 +32,11 @@ fn failing_at(run: &Run, action: &str) -> String {
     script(run, &format!("[ $1 != {action} ]"))
 }
 
+/// Kills the process that restores: neither itself nor its front is asked.
+fn killing_at(run: &Run, action: &str) -> String {
+    script(run, &format!("[ $1 != {action} ] || kill -9 $PPID"))
+}
+
 fn nothing_left(run: &Run, when: &str) {
     run.sandbox.empty().unwrap_or_else(|left| panic!("{when}: {left}"));
     let left = run.before.all();
@@ -107,6 +112,15 @@ fn a_restore_that_is_refused_half_way_through_the_groups_removes_them() {
 
 #[test]
 fn a_failed_restore_puts_back_the_groups_that_were_there() {
+    put_back(failing_at);
+}
+
+#[test]
+fn what_a_killed_worker_did_to_groups_that_were_there_is_put_back() {
+    put_back(killing_at);
+}
+
+fn put_back(how: fn(&Run, &str) -> String) {
     for mode in ["--manage-cgroups=full", "--manage-cgroups=props"] {
         let Some(run) = dumped(&[], mode) else { return };
         let shell = |line: &str| run.sandbox.shell(line);
@@ -125,7 +139,7 @@ fn a_failed_restore_puts_back_the_groups_that_were_there() {
             shell(&format!("rmdir {}/a/empty/too", v2.display()));
         }
         let before = state(&run);
-        let options = [mode, "--action-script", &failing_at(&run, "post-restore")];
+        let options = [mode, "--action-script", &how(&run, "post-restore")];
         restore(&run.sandbox, &Criu::ours(), &run.images, &options).expect_err("refused");
         run.sandbox.empty().expect("nothing left");
         let after = state(&run);
@@ -161,6 +175,19 @@ fn a_killed_restore_removes_the_groups_it_made() {
         run.sandbox.wait(child, LIMIT);
         let gone = wait_for(LIMIT / 6, || run.before.all().is_empty().then_some(()));
         assert!(gone.is_some(), "{action}: {:?}", run.before.all());
+        nothing_left(&run, action);
+        restore(&run.sandbox, &Criu::ours(), &run.images, &[]).expect("restore");
+        run.finish();
+    }
+}
+
+#[test]
+fn a_killed_worker_of_a_restore_leaves_no_groups() {
+    for action in ["setup-namespaces", "post-setup-namespaces", "post-restore"] {
+        let Some(run) = dumped(&["ns"], "--manage-cgroups") else { return };
+        run.before.remove();
+        let options = ["--action-script", &killing_at(&run, action)];
+        restore(&run.sandbox, &Criu::ours(), &run.images, &options).expect_err(action);
         nothing_left(&run, action);
         restore(&run.sandbox, &Criu::ours(), &run.images, &[]).expect("restore");
         run.finish();

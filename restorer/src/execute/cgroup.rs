@@ -9,12 +9,14 @@ mod journal;
 mod property;
 
 use crate::Error;
+use crate::execute::guard::Front;
 use crate::ns::pid::Pids;
 use crate::plan::Plan;
 use crate::plan::cgroup::{Cgroups, Dir, Member, set_of};
 use crate::request::CgroupMode;
 use images::checkpoint::Thread;
 use journal::Journal;
+pub(crate) use journal::take_back;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -29,7 +31,7 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Groups<'a> {
     plan: &'a Cgroups,
     // Ends before the mounts that its paths are in.
-    journal: RefCell<Journal>,
+    journal: RefCell<Journal<'a>>,
     hierarchies: Hierarchies,
     /// Where this process is: path by hierarchy.
     present: &'a BTreeMap<String, String>,
@@ -39,12 +41,16 @@ pub(crate) struct Groups<'a> {
 
 impl<'a> Groups<'a> {
     /// Makes the directories, with what has to be set before tasks are in them.
-    pub(crate) fn make(plan: &'a Plan<'_>, yard: Option<&Path>) -> Result<Self, Error> {
+    pub(crate) fn make(
+        plan: &'a Plan<'_>,
+        yard: Option<&Path>,
+        front: &'a Front,
+    ) -> Result<Self, Error> {
         let present = &plan.facts.cgroups;
         let plan = &plan.cgroups;
         let mut all = Self {
             plan,
-            journal: RefCell::default(),
+            journal: RefCell::new(Journal::told_to(front)),
             hierarchies: Hierarchies::default(),
             present,
             set: Vec::new(),
@@ -93,9 +99,10 @@ impl<'a> Groups<'a> {
         let mut missing: Vec<&Path> = path.ancestors().take_while(|p| !p.is_dir()).collect();
         missing.reverse();
         for path in missing {
-            let mode = fs::DirBuilder::new().mode(0o755).create(path);
-            mode.map_err(|e| failed(&format_args!("mkdir({}): {e}", path.display())))?;
-            self.journal.get_mut().made(path.to_owned());
+            self.journal
+                .get_mut()
+                .makes(path, || fs::DirBuilder::new().mode(0o755).create(path))
+                .map_err(|e| failed(&format_args!("mkdir({}): {e}", path.display())))?;
             property::usable(path, &dir.hierarchy);
         }
         if let Some(perms) = &dir.perms {

@@ -1,6 +1,6 @@
 //! The process that leads the tree through the stages.
 
-use crate::execute::cgroup::Groups;
+use crate::execute::cgroup::{self, Groups};
 use crate::execute::guard::Front;
 use crate::execute::progress::Memory;
 use crate::execute::root::{Quiet, fork_root};
@@ -63,6 +63,7 @@ pub(crate) fn run(request: &Request, hooks: &mut dyn Hooks) -> Result<Restored, 
             let _quiet = Quiet::enter()?;
             fork_root(&plan, request, &board, (worker, born), |_| ())
         },
+        cgroup::take_back,
     )
 }
 
@@ -79,7 +80,7 @@ fn lead(
     let pids = Pids::default();
     let born = hooks.in_task();
     let mut tree = Tree { plan, request, board, front, root: 0, born, pids, leaders: false };
-    let groups = Groups::make(plan, request.cgroup_yard.as_deref());
+    let groups = Groups::make(plan, request.cgroup_yard.as_deref(), front);
     let result = groups.and_then(|groups| {
         let result = tree.restore(hooks, &groups, lock, begun);
         match &result {
@@ -233,6 +234,7 @@ impl Tree<'_> {
         let leftovers = finish::leftovers(plan, &self.pids, self.root)?;
         let restore_time = micros(begun);
         self.still_wanted()?;
+        self.front.keep();
         finish::detach_all(plan, &self.pids)?;
         finish::await_stops(plan, &self.pids, self.request);
         if let Some(links) = outside {

@@ -7,6 +7,9 @@
 //!
 //! The root task becomes a child of the front, as if that had made it; or its sibling: then the
 //! front forks it, as the worker's siblings are the front's children.
+//!
+//! A worker that is killed itself (by hand, for want of memory) takes its tree with it. What it did
+//! outside of the tree, it has told the front beforehand, which takes it back.
 
 use crate::execute::fork;
 use crate::{Error, Restored};
@@ -41,6 +44,10 @@ mod tag {
     pub(super) const REAP: u8 = b'Z';
     /// The worker's wish that the front fork the root, and the answer: the root's pid.
     pub(super) const ROOT: u8 = b'R';
+    /// Something is going to be done outside of the tree: what, for who takes it back.
+    pub(super) const DOES: u8 = b'O';
+    /// All of that stays: the tree is going to be let go.
+    pub(super) const KEEP: u8 = b'K';
 }
 
 /// The front, as the worker sees it.
@@ -60,6 +67,17 @@ impl Front {
     pub(crate) fn reap(&self, pid: i32) {
         // It may be gone itself: then another does.
         let _ = send(&self.stream, tag::REAP, pid, &[]);
+    }
+
+    /// Tells the front what is going to be done outside of the tree, for it to take back if this process
+    /// is killed.
+    pub(crate) fn does(&self, what: &[u8]) {
+        let _ = send(&self.stream, tag::DOES, 0, what);
+    }
+
+    /// From now on nothing of that is taken back.
+    pub(crate) fn keep(&self) {
+        let _ = send(&self.stream, tag::KEEP, 0, &[]);
     }
 
     /// Has the front fork the root task, which then is its sibling: for `--restore-sibling`.
@@ -85,11 +103,13 @@ impl Front {
 }
 
 /// Runs `work` in a worker, which has a number that is not `wanted`. `fork_root`: done here when
-/// the worker asks for it, with the worker's pid.
+/// the worker asks for it, with the worker's pid. `take_back`: what a worker did that was killed, in
+/// its own words ([`Front::does`]), when its tree is gone.
 pub(crate) fn run(
     wanted: impl Fn(i32) -> bool,
     work: impl FnOnce(Front) -> Result<Restored, Error>,
     fork_root: impl Fn(i32) -> Result<i32, Error>,
+    take_back: impl FnOnce(&[Vec<u8>]),
 ) -> Result<Restored, Error> {
     let io = |e: std::io::Error| Error::Sys(sys::Error::io("socketpair", &e));
     // Orphans of a failed restore come to us, and are reaped.
@@ -105,20 +125,24 @@ pub(crate) fn run(
         let result = work(Front { pid: front_pid, stream });
         i32::from(report(&back, &result).is_err())
     };
+    let mut done = Vec::new();
     let result = fork(wanted, child).and_then(|pid| {
         drop(back);
-        let answer = front.as_ref().map(|front| listen(front, pid, &fork_root));
+        let answer = front.as_ref().map(|front| listen(front, pid, &fork_root, &mut done));
         let status = worker::wait(pid)?;
-        match answer {
-            Some(Ok(result)) => result,
-            _ => Err(Error::Failed {
-                text: format!("the restoring process ended with wait status {status:#x}"),
-                errno: libc::EIO,
-            }),
+        if let Some(Ok(result)) = answer {
+            // What it did not want to stay, it has taken back.
+            done.clear();
+            return result;
         }
+        Err(Error::Failed {
+            text: format!("the restoring process ended with wait status {status:#x}"),
+            errno: libc::EIO,
+        })
     });
     if result.is_err() {
         reap();
+        take_back(&done);
     }
     let _ = sys::arena::swap_signal_mask(mask);
     let _ = sys::task::prctl(libc::PR_SET_CHILD_SUBREAPER, [0; 4]);
@@ -184,13 +208,16 @@ fn whole_text(error: &Error) -> String {
     text
 }
 
-/// Waits for the worker's message; passes signals on. The outer error: there is none.
+/// Waits for the worker's message; passes signals on. The outer error: there is none, and in `done` is
+/// what it did outside of the tree.
 fn listen(
     worker: &UnixStream,
     pid: i32,
     fork_root: &impl Fn(i32) -> Result<i32, Error>,
+    done: &mut Vec<Vec<u8>>,
 ) -> std::io::Result<Result<Restored, Error>> {
     let mut fds = [PollFd::new(worker.as_fd(), PollFlags::POLLIN)];
+    let mut kept = false;
     let (said, number, body) = loop {
         while poll(&mut fds, PollTimeout::from(PATROL)).unwrap_or(0) == 0 {
             if let Ok(signo @ 1..) = sys::arena::take_signal(STOPPING) {
@@ -198,16 +225,19 @@ fn listen(
             }
         }
         let (said, number, body) = receive(worker)?;
-        if said == tag::REAP {
-            fork::reap(number);
-            continue;
-        }
-        if said != tag::ROOT {
-            break (said, number, body);
-        }
-        match fork_root(pid) {
-            Ok(root) => send(worker, tag::ROOT, root, &[])?,
-            Err(e) => send(worker, tag::FAILED, e.errno(), whole_text(&e).as_bytes())?,
+        match said {
+            tag::REAP => fork::reap(number),
+            tag::DOES if kept => {}
+            tag::DOES => done.push(body),
+            tag::KEEP => {
+                kept = true;
+                done.clear();
+            }
+            tag::ROOT => match fork_root(pid) {
+                Ok(root) => send(worker, tag::ROOT, root, &[])?,
+                Err(e) => send(worker, tag::FAILED, e.errno(), whole_text(&e).as_bytes())?,
+            },
+            _ => break (said, number, body),
         }
     };
     let text = || String::from_utf8_lossy(&body).into_owned();

@@ -45,7 +45,7 @@ pub(super) fn usable(dir: &Path, hierarchy: &str) {
 }
 
 /// Sets what must be set before tasks and further directories are in `path`.
-pub(super) fn before_tasks(path: &Path, dir: &Dir, journal: &mut Journal) -> Result<(), Error> {
+pub(super) fn before_tasks(path: &Path, dir: &Dir, journal: &mut Journal<'_>) -> Result<(), Error> {
     if dir.hierarchy.is_empty() {
         enable_controllers(path, dir, journal);
     }
@@ -54,7 +54,7 @@ pub(super) fn before_tasks(path: &Path, dir: &Dir, journal: &mut Journal) -> Res
 }
 
 /// Sets all else.
-pub(super) fn limits(path: &Path, dir: &Dir, journal: &mut Journal) -> Result<(), Error> {
+pub(super) fn limits(path: &Path, dir: &Dir, journal: &mut Journal<'_>) -> Result<(), Error> {
     let late = |p: &&CgroupPropEntry| {
         !BEFORE_TASKS.contains(&p.name.as_str()) && !FREEZERS.contains(&p.name.as_str())
     };
@@ -62,7 +62,7 @@ pub(super) fn limits(path: &Path, dir: &Dir, journal: &mut Journal) -> Result<()
 }
 
 /// Freezes, if the group was frozen when it was dumped.
-pub(super) fn freezer(path: &Path, dir: &Dir, journal: &mut Journal) {
+pub(super) fn freezer(path: &Path, dir: &Dir, journal: &mut Journal<'_>) {
     let frozen = |p: &&CgroupPropEntry| {
         FREEZERS.contains(&p.name.as_str()) && (p.value == "FROZEN" || p.value == "1")
     };
@@ -74,7 +74,7 @@ pub(super) fn freezer(path: &Path, dir: &Dir, journal: &mut Journal) {
 }
 
 /// Properties of controllers are there only if the group above has enabled these.
-fn enable_controllers(path: &Path, dir: &Dir, journal: &mut Journal) {
+fn enable_controllers(path: &Path, dir: &Dir, journal: &mut Journal<'_>) {
     let missing = |p: &&CgroupPropEntry| !path.join(&p.name).exists();
     for property in dir.properties.iter().filter(missing) {
         let Some((controller, _)) = property.name.split_once('.') else { continue };
@@ -94,7 +94,7 @@ fn set(
     path: &Path,
     dir: &Dir,
     property: &CgroupPropEntry,
-    journal: &mut Journal,
+    journal: &mut Journal<'_>,
 ) -> Result<(), Error> {
     let file = path.join(&property.name);
     let done = permissions(&file, property, journal).and_then(|()| write(&file, property, journal));
@@ -117,7 +117,11 @@ fn set(
     }
 }
 
-fn permissions(file: &Path, property: &CgroupPropEntry, journal: &mut Journal) -> io::Result<()> {
+fn permissions(
+    file: &Path,
+    property: &CgroupPropEntry,
+    journal: &mut Journal<'_>,
+) -> io::Result<()> {
     let Some(perms) = &property.perms else { return Ok(()) };
     let now = fs::metadata(file)?;
     let owned = (now.uid(), now.gid()) == (perms.uid, perms.gid);
@@ -132,7 +136,7 @@ fn permissions(file: &Path, property: &CgroupPropEntry, journal: &mut Journal) -
     fs::set_permissions(file, fs::Permissions::from_mode(mode))
 }
 
-fn write(file: &Path, property: &CgroupPropEntry, journal: &mut Journal) -> io::Result<()> {
+fn write(file: &Path, property: &CgroupPropEntry, journal: &mut Journal<'_>) -> io::Result<()> {
     let wanted = property.value.trim_end();
     let name = property.name.as_str();
     match name {

@@ -20,7 +20,7 @@ use vm_tests::{Machine, assets};
 const LIMIT: Duration = Duration::from_secs(1500);
 
 /// What is run unasked.
-const UNASKED: &str = "lsm:: ns:: ns_file:: net:: mnt::mounts tcp_stream:: pidfd:: timerfd \
+const UNASKED: &str = "lsm:: ns:: ns_file:: net:: mnt::mounts tcp_stream:: sk_opts:: pidfd:: timerfd \
      hundred_megabytes flags_of_areas";
 
 /// Long ones that say nothing about the kernel, and what needs programs the guest has not.

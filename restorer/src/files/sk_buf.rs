@@ -66,6 +66,11 @@ impl Buffer {
         Ok(sys::fd::setsockopt(fd, libc::SOL_SOCKET, self.name, &half)?)
     }
 
+    /// What counts when there is no room.
+    pub(super) fn hint(self) -> String {
+        format!(" (without CAP_NET_ADMIN outside of all user namespaces, {} counts)", self.limit)
+    }
+
     /// The largest size without any right: what a new socket gets.
     fn most(self) -> Result<u32> {
         let (probe, _) = sys::net::socketpair(libc::SOCK_DGRAM)?;
@@ -104,12 +109,8 @@ impl Files<'_> {
             buffer.set(fd, size)?;
         }
         let now = buffer.size(fd)?;
-        log::warn!(
-            "file {id}: the {} is {now}, not {size} bytes: without CAP_NET_ADMIN outside of all user \
-             namespaces, {} counts",
-            buffer.what,
-            buffer.limit
-        );
+        let what = buffer.what;
+        log::warn!("file {id}: the {what} is {now}, not {size} bytes{}", buffer.hint());
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use super::super::open::{Files, Opened};
 use super::super::plan::rights;
 use super::super::sk_buf::SEND;
-use super::super::{Error, Result, failed, failed_io};
+use super::super::{At, Error, Result, failed, failed_io};
 use super::{Unit, name};
 use images::proto::UnixSkEntry;
 use nix::fcntl::OFlag;
@@ -123,11 +123,12 @@ impl Unit<'_, '_> {
 
     fn send(&self, fd: BorrowedFd<'_>, data: &[u8], fds: &[RawFd], address: &[u8]) -> Result<()> {
         let send = || {
-            let sent = sys::net::send_msg(fd, data, fds, address, libc::MSG_DONTWAIT)?;
+            let sent = sys::net::send_msg(fd, data, fds, address, libc::MSG_DONTWAIT);
+            let sent = sent.at(|| format!("{} bytes{}", data.len(), SEND.hint()))?;
             if sent == data.len() {
                 return Ok(());
             }
-            Err(Error::Refused(format!("only {sent} of {} bytes fit", data.len())))
+            Err(Error::Refused(format!("only {sent} of {} bytes fit{}", data.len(), SEND.hint())))
         };
         if !address.is_empty() && name::is_handle(address) {
             return self.files.in_proc(send);

@@ -141,6 +141,7 @@ fn rules_of_iptables() {
 fn tracked_connections() {
     let setup = "set -e; nft add table inet mine; nft add chain inet mine c '{ type filter hook \
         input priority 0; }'; nft add rule inet mine c ct state established accept
+        echo 3600 >/proc/sys/net/netfilter/nf_conntrack_udp_timeout
         bash -c 'echo x >/dev/udp/127.0.0.1/999'";
     let show = "cut -d' ' -f1-15 /proc/net/nf_conntrack | sed -E 's/ +[0-9]+ src/ src/; s/ +/ /g' | \
         sort";

@@ -108,6 +108,14 @@ impl Dir {
         fd.ok().map(File::from)
     }
 
+    /// Bytes that may yet be written here; `None` if there is no limit.
+    #[must_use]
+    pub fn free_bytes(&self) -> Option<u64> {
+        let fs = fstatfs(&*self.fd).ok().filter(|fs| fs.blocks() > 0)?;
+        let size = u64::try_from(fs.block_size()).unwrap_or(0);
+        Some(fs.blocks_available().saturating_mul(size))
+    }
+
     /// Names a file of [`Dir::create_in_memory`], in the place of another of that name.
     pub fn name_file(&self, file: &File, name: &str) -> Result<()> {
         self.remove_file(name)?;

@@ -45,6 +45,24 @@ fn a_disk_with_room_for_what_is_written_is_enough() {
     sandbox.finish();
 }
 
+/// Nor is room that was made for one image, and is not needed there, kept from another.
+#[test]
+fn room_that_is_not_needed_is_there_for_other_images() {
+    let sandbox = Sandbox::new("other-images");
+    let pid = sandbox.start_subject("", "zeroed", &["shared"]);
+    let images = sandbox.make_images();
+    for (mib, criu) in [(92, Criu::ours()), (100, Criu::ours())] {
+        sandbox.shell(&format!("mount -t tmpfs -o size={mib}m disk images"));
+        let more: &[&str] = if mib < 100 { &["-R"] } else { &[] };
+        dump(&sandbox, &criu, &pid, &images, &[&["--compress=none"], more].concat()).expect("dump");
+        if mib < 100 {
+            sandbox.shell("umount images");
+        }
+    }
+    restore(&sandbox, &Criu::ours(), &images, &[]).expect("restore");
+    sandbox.finish();
+}
+
 #[test]
 fn a_dump_to_a_read_only_disk_names_the_image_and_lets_the_program_run() {
     let crowd = Crowd::start("read-only");

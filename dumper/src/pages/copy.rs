@@ -57,7 +57,7 @@ pub struct Source<'a> {
 }
 
 impl Source<'_> {
-    fn error(&self, call: &'static str, source: std::io::Error) -> Error {
+    pub(super) fn error(&self, call: &'static str, source: std::io::Error) -> Error {
         Error::Image(images::Error::Io { file: self.name.clone(), call, source })
     }
 }

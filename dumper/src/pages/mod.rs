@@ -79,6 +79,14 @@ pub enum Error {
     Stopped,
 }
 
+impl Error {
+    /// An image had no space left.
+    fn is_full(&self) -> bool {
+        let Self::Image(images::Error::Io { source, .. }) = self else { return false };
+        matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+    }
+}
+
 /// Writes the pages of all tasks and shared segments.
 pub fn dump(
     mms: &[Mm],
@@ -236,9 +244,31 @@ impl<'a> Work<'a> {
         Ok(self.control.server.map_or(Ok(()), Server::finish)?)
     }
 
+    /// Gives back all room that was made before it was known what is needed, and what was written:
+    /// `false` if there was no such room.
+    fn give_room_back(&mut self) -> Result<bool, Error> {
+        self.control.room.into_iter().for_each(Room::give_back);
+        if !self.sources.iter().any(|s| s.has_room) {
+            return Ok(false);
+        }
+        for source in &mut self.sources {
+            (source.has_room, source.panes) = (false, None);
+            source.image.set_len(0).map_err(|e| source.error("ftruncate", e))?;
+            let pages: u64 = source.runs.iter().map(|r| r.pages).sum();
+            self.control.progress.expect(pages * PAGE_SIZE);
+        }
+        Ok(true)
+    }
+
     fn flush(&mut self) -> Result<(), Error> {
         let begin = Instant::now();
-        copy::copy(&self.sources, self.control)?;
+        match copy::copy(&self.sources, self.control) {
+            Err(e) if e.is_full() && self.give_room_back()? => {
+                log::debug!("{e}: once again, without room made before");
+                copy::copy(&self.sources, self.control)?;
+            }
+            copied => copied?,
+        }
         for source in self.sources.drain(..) {
             let len: u64 = source.runs.iter().map(|r| r.pages * PAGE_SIZE).sum();
             let (size, chunk) = match source.frames {

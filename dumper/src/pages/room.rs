@@ -34,7 +34,8 @@ const TELLING: usize = 2;
 /// A page that takes longer to touch has to be fetched from somewhere: in a virtual machine from
 /// the host, which had been given it back (measured: 2 us if not, 15 us if so, now and then more).
 const COLD: Duration = Duration::from_micros(6);
-/// Of the memory that is free, so much is left alone.
+/// Of the memory that is free, and of the directory, one part of so many is taken at most: the guess
+/// may be far too high, and other images come before it is known.
 const SPARE: u64 = 2;
 
 /// Parts of an image that are mapped, by their offset: contents go there without a call.
@@ -55,7 +56,7 @@ impl Room {
             return Self::default();
         }
         let mut files = Vec::new();
-        let mut free = available() / SPARE;
+        let mut free = available().min(dir.free_bytes().unwrap_or(u64::MAX)) / SPARE;
         let mut tree: Vec<_> = proc::family(root).map(|pid| (pid, own_memory(pid))).collect();
         tree.sort_by_key(|(_, len)| std::cmp::Reverse(*len));
         for (pid, len) in tree {
@@ -91,6 +92,14 @@ impl Room {
     /// The file for this task, if there is one.
     pub fn take(&self, pid: i32) -> Option<File> {
         lock(&self.files).remove(&pid)
+    }
+
+    /// Gives back what nobody has taken.
+    pub fn give_back(&self) {
+        for file in std::mem::take(&mut *lock(&self.files)).into_values() {
+            // It may be mapped yet: that alone keeps nothing then.
+            let _ = file.set_len(0);
+        }
     }
 
     /// What of the file for this task is mapped.
@@ -344,5 +353,10 @@ mod tests {
         let file = room.take(me).unwrap();
         assert!(file.metadata().unwrap().blocks() * 512 >= memory.len() as u64);
         assert!(room.take(me).is_none());
+        let room = Room::make(me, &dir, BUDGET, Stop::watching_parent());
+        let file = lock(&room.files)[&me].try_clone().unwrap();
+        room.give_back();
+        assert!(room.take(me).is_none());
+        assert_eq!(file.metadata().unwrap().blocks(), 0);
     }
 }

@@ -97,9 +97,20 @@ fn log_panics() {
     }));
 }
 
-/// Trees may have more files open than we are allowed to by default.
+/// Trees may have more files open than we are allowed to by default, and more memory than a file of
+/// ours may have.
 fn raise_file_limit() {
-    use nix::sys::resource::{Resource::RLIMIT_NOFILE, getrlimit, setrlimit};
+    use nix::sys::resource::{
+        RLIM_INFINITY,
+        Resource::{RLIMIT_FSIZE, RLIMIT_NOFILE},
+        getrlimit, setrlimit,
+    };
+    // An image behind that limit would end us by a signal.
+    if setrlimit(RLIMIT_FSIZE, RLIM_INFINITY, RLIM_INFINITY).is_err()
+        && let Ok((_, hard)) = getrlimit(RLIMIT_FSIZE)
+    {
+        let _ = setrlimit(RLIMIT_FSIZE, hard, hard);
+    }
     let most =
         std::fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|n| n.trim().parse().ok());
     if most.is_some_and(|most| setrlimit(RLIMIT_NOFILE, most, most).is_ok()) {

@@ -140,7 +140,7 @@ pub enum Error {
         errno: i32,
     },
     /// The worker process ended without a result.
-    #[error("the dumping process ended with wait status {status:#x}")]
+    #[error("the dumping process ended with wait status {status:#x}{}", why_it_died(*status))]
     WorkerDied {
         /// As `waitpid` tells.
         status: i32,
@@ -181,6 +181,19 @@ impl Error {
     /// Says on which task the work failed.
     pub(crate) fn on(pid: i32) -> impl FnOnce(Self) -> Self {
         move |source| Self::Task { pid, source: Box::new(source) }
+    }
+}
+
+/// What a wait status tells of why the worker died, and what would help.
+fn why_it_died(status: i32) -> &'static str {
+    match libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status)) {
+        Some(libc::SIGKILL) => {
+            ": killed, maybe as its control group has no memory left for images: see dmesg; write \
+             them to a disk, or --compress them"
+        }
+        Some(libc::SIGXFSZ) => ": an image is larger than RLIMIT_FSIZE allows: raise it",
+        Some(libc::SIGBUS) => ": the file system of the images had no space or no memory left",
+        _ => "",
     }
 }
 

@@ -63,6 +63,69 @@ fn room_that_is_not_needed_is_there_for_other_images() {
     sandbox.finish();
 }
 
+/// Whoever started us may have been told to make no large files: a limit that we may raise is no
+/// reason to fail, and of another it is said which it is.
+#[test]
+fn a_limit_of_the_size_of_files_is_raised_or_named() {
+    if Criu::ours_is_stock() {
+        return crate::support::skip("limits of files", "they are ours");
+    }
+    let sandbox = Sandbox::new("file-limit");
+    let pid = sandbox.start_subject("", "zeroed", &["shared"]);
+    let images = sandbox.make_images();
+    let log = sandbox.path("images/dump.log");
+    let (criu, images) = (Criu::ours().path, images.display());
+    for (limit, raise) in [("ulimit -S -f 2000", true), ("ulimit -f 2000", false)] {
+        let script = format!(
+            "{limit}; exec {} dump -R -v4 -o dump.log -D {images} -t {pid} --compress=none",
+            criu.display()
+        );
+        let ended = sandbox.run(std::path::Path::new("/bin/sh"), &["-c", &script], "dump.out");
+        let said = tail(&log, 15);
+        // With the capability the other one is raised too.
+        let named = ended.clean_failure() && said.contains("RLIMIT_FSIZE");
+        assert!(ended.success() || (!raise && named), "{limit}: {ended:?}\n{said}");
+    }
+    sandbox.finish();
+}
+
+/// Room is a guess: a control group with too little memory for it does not lose its processes by it.
+#[test]
+fn room_leaves_the_memory_of_a_group_to_its_processes() {
+    let sandbox = Sandbox::new("group-memory");
+    // 48 MiB of zeroes, and as much room, are more than this group may have.
+    let group = "g=/sys/fs/cgroup/memory; l=memory.limit_in_bytes
+        p=$(sed -n 's/^[0-9]*:memory://p' /proc/self/cgroup)
+        [ -e $g/memory.usage_in_bytes ] || { g=/sys/fs/cgroup; l=memory.max
+            p=$(sed -n 's/^0:://p' /proc/self/cgroup); }
+        g=$g$p/amber-room-$$; mkdir $g && echo 90M >$g/$l && echo $g";
+    let group = sandbox.shell(&format!("({group}) 2>/dev/null; true")).trim().to_owned();
+    if group.is_empty() {
+        return crate::support::skip("memory of groups", "no group of our own can be had");
+    }
+    let pid = sandbox.start_subject("", "zeroed", &[]);
+    let images = sandbox.make_images();
+    sandbox.shell("mount -t tmpfs disk images");
+    let (criu, images) = (Criu::ours().path, images.display());
+    let script = format!(
+        "echo $$ >{group}/cgroup.procs; head -c 50M /dev/zero >images/full
+         exec {} dump -R -v4 -o dump.log -D {images} -t {pid} --compress=none",
+        criu.display()
+    );
+    let ended = sandbox.run(std::path::Path::new("/bin/sh"), &["-c", &script], "dump.out");
+    let log = sandbox.path("images/dump.log");
+    let said = tail(&log, 15);
+    sandbox.shell("rm images/full");
+    sandbox.finish();
+    for _ in 0..50 {
+        if fs::remove_dir(&group).is_ok() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    assert!(ended.success(), "{ended:?}\n{said}");
+}
+
 #[test]
 fn a_dump_to_a_read_only_disk_names_the_image_and_lets_the_program_run() {
     let crowd = Crowd::start("read-only");

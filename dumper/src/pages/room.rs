@@ -10,6 +10,7 @@
 
 use super::copy;
 use crate::stop::Stop;
+use crate::task::cgroup_memory::headroom;
 use images::Dir;
 use images::pages::PAGE_SIZE;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -56,7 +57,8 @@ impl Room {
             return Self::default();
         }
         let mut files = Vec::new();
-        let mut free = available().min(dir.free_bytes().unwrap_or(u64::MAX)) / SPARE;
+        let free = available().min(headroom()).min(dir.free_bytes().unwrap_or(u64::MAX));
+        let mut free = free / SPARE;
         let mut tree: Vec<_> = proc::family(root).map(|pid| (pid, own_memory(pid))).collect();
         tree.sort_by_key(|(_, len)| std::cmp::Reverse(*len));
         for (pid, len) in tree {

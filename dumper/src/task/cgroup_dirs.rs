@@ -30,11 +30,11 @@ pub(super) struct Hierarchies {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Mount {
     /// Directory of the hierarchy that is mounted.
-    root: String,
-    at: PathBuf,
-    v2: bool,
+    pub(super) root: String,
+    pub(super) at: PathBuf,
+    pub(super) v2: bool,
     /// Options of the superblock: controllers and `name=`.
-    options: Vec<String>,
+    pub(super) options: Vec<String>,
 }
 
 impl Hierarchies {

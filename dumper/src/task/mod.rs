@@ -2,6 +2,7 @@
 
 pub(crate) mod cgroup;
 pub(crate) mod cgroup_dirs;
+pub(crate) mod cgroup_memory;
 mod cgroup_props;
 pub(crate) mod core;
 pub(crate) mod creds;

@@ -269,6 +269,13 @@ impl Sandbox {
         pids
     }
 
+    /// Those that are called so (`comm`): a program that was started is its parent's until it is executed.
+    pub fn called(&self, name: &str) -> Vec<u32> {
+        let comm = |pid: &u32| fs::read_to_string(self.inside(&format!("/proc/{pid}/comm")));
+        let is_it = |pid: &u32| comm(pid).is_ok_and(|comm| comm.trim_end() == name);
+        self.pids().into_iter().filter(is_it).collect()
+    }
+
     /// Whether all is gone but process 1, within the time that reaping needs (on a machine that is
     /// emulated, too).
     pub fn empty(&self) -> Result<(), String> {

@@ -174,6 +174,7 @@ impl Error {
             Self::Pages(pages::Error::Server { source, .. }) => {
                 source.raw_os_error().unwrap_or(libc::EHOSTUNREACH)
             }
+            Self::Pages(pages::Error::Memory { .. }) => libc::ENOMEM,
             Self::Proc(_) | Self::Pages(_) | Self::WorkerDied { .. } => libc::EIO,
         }
     }

@@ -101,11 +101,17 @@ impl Dir {
     /// Creates a file without a name, which [`Dir::name_file`] may give it. `None` where the file
     /// system has no such files, or does not keep its files in memory.
     pub fn create_in_memory(&self) -> Option<File> {
-        let kind = fstatfs(&*self.fd).ok()?.filesystem_type();
         let flags = OFlag::O_RDWR | OFlag::O_TMPFILE | OFlag::O_CLOEXEC;
-        let fd = (kind == TMPFS_MAGIC)
+        let fd = self
+            .is_in_memory()
             .then(|| openat(&*self.fd, ".", flags, Mode::from_bits_truncate(0o644)))?;
         fd.ok().map(File::from)
+    }
+
+    /// Whether its file system keeps files in memory.
+    #[must_use]
+    pub fn is_in_memory(&self) -> bool {
+        fstatfs(&*self.fd).is_ok_and(|fs| fs.filesystem_type() == TMPFS_MAGIC)
     }
 
     /// Bytes that may yet be written here; `None` if there is no limit.

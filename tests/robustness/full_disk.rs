@@ -2,7 +2,7 @@
 //! Images that cannot be written: the error names the file, the program runs on.
 
 use crate::crowd::Crowd;
-use crate::support::{Criu, Sandbox, dump, restore, tail};
+use crate::support::{Criu, LIMIT, Sandbox, dump, restore, subject, tail, wait_for};
 use std::fs;
 
 #[test]
@@ -89,41 +89,83 @@ fn a_limit_of_the_size_of_files_is_raised_or_named() {
     sandbox.finish();
 }
 
+/// A control group of memory, gone with the value (after the processes in it).
+struct Group(String);
+
+impl Group {
+    /// With so much memory; `None`, and told, where none can be had.
+    fn new(sandbox: &Sandbox, limit: &str) -> Option<Self> {
+        let name = sandbox.dir().file_name().and_then(|n| n.to_str()).expect("utf-8");
+        let make = format!(
+            "g=/sys/fs/cgroup/memory; l=memory.limit_in_bytes
+            p=$(sed -n 's/^[0-9]*:memory://p' /proc/self/cgroup)
+            [ -e $g/memory.usage_in_bytes ] || {{ g=/sys/fs/cgroup; l=memory.max
+                p=$(sed -n 's/^0:://p' /proc/self/cgroup); }}
+            g=$g$p/{name}; mkdir $g && echo {limit} >$g/$l && echo $g"
+        );
+        let group = sandbox.shell(&format!("({make}) 2>/dev/null; true")).trim().to_owned();
+        if group.is_empty() {
+            crate::support::skip("memory of groups", "no group of our own can be had");
+        }
+        (!group.is_empty()).then_some(Self(group))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let gone = wait_for(LIMIT, || fs::remove_dir(&self.0).is_ok().then_some(()));
+        assert!(gone.is_some() || std::thread::panicking(), "{} is left", self.0);
+    }
+}
+
 /// Room is a guess: a control group with too little memory for it does not lose its processes by it.
 #[test]
 fn room_leaves_the_memory_of_a_group_to_its_processes() {
     let sandbox = Sandbox::new("group-memory");
     // 48 MiB of zeroes, and as much room, are more than this group may have.
-    let group = "g=/sys/fs/cgroup/memory; l=memory.limit_in_bytes
-        p=$(sed -n 's/^[0-9]*:memory://p' /proc/self/cgroup)
-        [ -e $g/memory.usage_in_bytes ] || { g=/sys/fs/cgroup; l=memory.max
-            p=$(sed -n 's/^0:://p' /proc/self/cgroup); }
-        g=$g$p/amber-room-$$; mkdir $g && echo 90M >$g/$l && echo $g";
-    let group = sandbox.shell(&format!("({group}) 2>/dev/null; true")).trim().to_owned();
-    if group.is_empty() {
-        return crate::support::skip("memory of groups", "no group of our own can be had");
-    }
+    let Some(group) = Group::new(&sandbox, "90M") else { return };
     let pid = sandbox.start_subject("", "zeroed", &[]);
     let images = sandbox.make_images();
     sandbox.shell("mount -t tmpfs disk images");
     let (criu, images) = (Criu::ours().path, images.display());
     let script = format!(
-        "echo $$ >{group}/cgroup.procs; head -c 50M /dev/zero >images/full
+        "echo $$ >{}/cgroup.procs; head -c 50M /dev/zero >images/full
          exec {} dump -R -v4 -o dump.log -D {images} -t {pid} --compress=none",
+        group.0,
         criu.display()
     );
     let ended = sandbox.run(std::path::Path::new("/bin/sh"), &["-c", &script], "dump.out");
-    let log = sandbox.path("images/dump.log");
-    let said = tail(&log, 15);
+    let said = tail(&sandbox.path("images/dump.log"), 15);
     sandbox.shell("rm images/full");
     sandbox.finish();
-    for _ in 0..50 {
-        if fs::remove_dir(&group).is_ok() {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(100));
-    }
     assert!(ended.success(), "{ended:?}\n{said}");
+}
+
+/// Where images in memory would have a group killed whose tree is to be saved, they are given up.
+#[test]
+fn a_group_without_memory_for_images_keeps_its_tree() {
+    if Criu::ours_is_stock() {
+        return crate::support::skip("memory of groups", "stock's dump has the tree killed");
+    }
+    let sandbox = Sandbox::new("group-full");
+    // The tree has 138 MiB; 90 of them are to be written.
+    let Some(group) = Group::new(&sandbox, "200M") else { return };
+    let images = sandbox.make_images();
+    sandbox.shell("mount -t tmpfs disk images");
+    let enter = format!("echo $$ >{}/cgroup.procs; exec \"$@\"", group.0);
+    let inside = ["-c", &enter, "sh"];
+    let (subject, dir) = (subject("zeroed"), sandbox.dir().to_str().expect("utf-8"));
+    let bash = std::path::Path::new("/bin/bash");
+    let start = [subject.to_str().expect("utf-8"), dir, "shared"];
+    sandbox.start(bash, &[inside, start].concat());
+    let pid = sandbox.ready();
+    let (criu, images) = (Criu::ours().path, images.display().to_string());
+    let dump = [criu.to_str().expect("utf-8"), "dump", "-v4", "-o", "dump.log", "-D", &images];
+    let what = ["-t", &pid, "--compress=none"];
+    let ended = sandbox.run(bash, &[&inside, &dump[..], &what].concat(), "dump.out");
+    let said = tail(&sandbox.inside(&format!("{images}/dump.log")), 15);
+    assert!(ended.clean_failure() && said.contains("control group"), "{ended:?}\n{said}");
+    sandbox.finish();
 }
 
 #[test]

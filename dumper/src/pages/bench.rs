@@ -36,7 +36,7 @@ pub fn move_pages(pid: i32, addr: u64, len: u64, image: File, storing: Storing) 
         files: Some(&files),
     };
     let mut sources = [source];
-    let done = copy::copy(&sources, control);
+    let done = copy::copy(&sources, control, None);
     let [source] = &mut sources;
     let finished = source.frames.take().map_or(Ok(0), FrameWriter::finish);
     assert!(done.is_ok() && finished.is_ok(), "{done:?} {finished:?}");

@@ -15,6 +15,7 @@ use super::server::Server;
 use crate::Storing;
 use crate::hooks::Progress;
 use crate::stop::Stop;
+use crate::task::cgroup_memory::Watch;
 use images::manifest::{self, CHUNK};
 use images::pages::{Encoder, FRAME, FrameWriter, PAGE_SIZE};
 use images::proto::AmberFileEntry;
@@ -135,8 +136,13 @@ impl std::fmt::Debug for Control<'_> {
     }
 }
 
-/// Moves everything; the first error ends it. To be called by the tracer.
-pub fn copy(sources: &[Source<'_>], control: Control<'_>) -> Result<(), Error> {
+/// Moves everything; the first error ends it. To be called by the tracer. `memory`: looked at, where
+/// images are in memory.
+pub fn copy(
+    sources: &[Source<'_>],
+    control: Control<'_>,
+    memory: Option<&Watch>,
+) -> Result<(), Error> {
     // What is compressed has to stay in the cache together with what becomes of it.
     let size = if control.storing.compression.is_some() { FRAME } else { PIECE };
     let pieces = pieces(sources, size);
@@ -152,7 +158,8 @@ pub fn copy(sources: &[Source<'_>], control: Control<'_>) -> Result<(), Error> {
     let (own, pieces) = pieces.into_iter().partition(|p| !p.readable);
     let placed = |p: &Piece| sources[p.source].panes.is_some_and(|all| all.contains_key(&p.offset));
     let (own, shared) = (Queue::new(own), Queue::new(spread(pieces, placed)));
-    let job = Job { sources, failed: AtomicBool::new(false), error: Mutex::new(None), control };
+    let (failed, error) = (AtomicBool::new(false), Mutex::new(None));
+    let job = Job { sources, failed, error, control, memory, total };
     std::thread::scope(|scope| {
         for _ in 1..threads {
             // A thread that cannot be made is no reason to fail: this one does the work.
@@ -208,6 +215,9 @@ struct Job<'a> {
     failed: AtomicBool,
     error: Mutex<Option<Error>>,
     control: Control<'a>,
+    memory: Option<&'a Watch>,
+    /// Bytes to be moved.
+    total: u64,
 }
 
 /// What each worker has for itself.
@@ -269,6 +279,11 @@ impl Job<'_> {
             return Err(Error::Stopped);
         }
         let source = &self.sources[p.source];
+        if let Some(memory) = self.memory {
+            memory
+                .let_in(p.len as u64, self.total)
+                .map_err(|left| Error::Memory { name: source.name.clone(), left })?;
+        }
         if let Some(pane) = source.panes.and_then(|panes| panes.get(&p.offset)) {
             // Nobody waits: a piece is in one pane, and in one hand.
             let mut pane = pane.lock().unwrap_or_else(PoisonError::into_inner);

@@ -19,6 +19,7 @@ pub use shmem::Shmem;
 
 use crate::Stats;
 use crate::mm::Mm;
+use crate::task::cgroup_memory::Watch;
 use copy::{Origin, Source};
 use images::Dir;
 use images::pages::{FrameWriter, LocalSink, PAGE_SIZE, PageFlags, PageImages, PageSet};
@@ -63,6 +64,17 @@ pub enum Error {
     /// An image.
     #[error(transparent)]
     Image(#[from] images::Error),
+    /// Images in memory.
+    #[error(
+        "{name}: {left} bytes of memory are left to the control group of criu, whose processes would be \
+         killed for it: write images to a disk, --compress them, or allow it more"
+    )]
+    Memory {
+        /// The image.
+        name: String,
+        /// What the group may yet have.
+        left: u64,
+    },
     /// A system call.
     #[error(transparent)]
     Sys(#[from] sys::Error),
@@ -80,10 +92,15 @@ pub enum Error {
 }
 
 impl Error {
-    /// An image had no space left.
+    /// An image had no space left, or no memory.
     fn is_full(&self) -> bool {
-        let Self::Image(images::Error::Io { source, .. }) = self else { return false };
-        matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+        match self {
+            Self::Memory { .. } => true,
+            Self::Image(images::Error::Io { source, .. }) => {
+                matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+            }
+            _ => false,
+        }
     }
 }
 
@@ -262,10 +279,12 @@ impl<'a> Work<'a> {
 
     fn flush(&mut self) -> Result<(), Error> {
         let begin = Instant::now();
-        match copy::copy(&self.sources, self.control) {
+        let dir = self.images.dir();
+        match copy::copy(&self.sources, self.control, Watch::over(dir).as_ref()) {
             Err(e) if e.is_full() && self.give_room_back()? => {
                 log::debug!("{e}: once again, without room made before");
-                copy::copy(&self.sources, self.control)?;
+                let dir = self.images.dir();
+                copy::copy(&self.sources, self.control, Watch::over(dir).as_ref())?;
             }
             copied => copied?,
         }

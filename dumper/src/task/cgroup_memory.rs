@@ -2,14 +2,20 @@
 
 use super::cgroup::is_below;
 use super::cgroup_dirs::{Mount, mounts};
+use images::Dir;
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Limits of a group, what it has, and which part of that the kernel takes back before any process
+/// Limits of a group, what it has, and which parts of that the kernel takes back before any process
 /// has to die.
-const WORDS: [(&[&str], &str, &str); 2] = [
-    (&["memory.max", "memory.high"], "memory.current", "inactive_file "),
-    (&["memory.limit_in_bytes"], "memory.usage_in_bytes", "total_inactive_file "),
+const WORDS: [(&[&str], &str, [&str; 2]); 2] = [
+    (&["memory.max", "memory.high"], "memory.current", ["inactive_file ", "active_file "]),
+    (
+        &["memory.limit_in_bytes"],
+        "memory.usage_in_bytes",
+        ["total_inactive_file ", "total_active_file "],
+    ),
 ];
 
 /// Bytes that we may yet get before the limit of a group of ours is reached: then the kernel kills
@@ -19,6 +25,41 @@ pub(crate) fn headroom() -> u64 {
     let mounts = mounts(&read("/proc/self/mountinfo"));
     let groups = read("/proc/self/cgroup");
     groups.lines().filter_map(|line| of_group(line, &mounts)).min().unwrap_or(u64::MAX)
+}
+
+/// Looks at what is left while images are written that stay in memory. The kernel would not refuse
+/// the write, but kill a process of our group: the largest, which may be the tree.
+#[derive(Debug, Default)]
+pub(crate) struct Watch(AtomicU64);
+
+impl Watch {
+    /// After so many bytes it looks again.
+    const STEP: u64 = 8 << 20;
+    /// So much stays for all others: more than is written between two looks.
+    const RESERVE: u64 = 24 << 20;
+
+    /// `None` if nobody has to be killed: images go to a disk, no group has a limit, or there is swap.
+    pub(crate) fn over(dir: &Dir) -> Option<Self> {
+        let is_watched = dir.is_in_memory() && headroom() < u64::MAX && !has_swap();
+        is_watched.then(Self::default)
+    }
+
+    /// Whether `len` of the `total` bytes to be written may come; if not, how many are left.
+    pub(crate) fn let_in(&self, len: u64, total: u64) -> Result<(), u64> {
+        let before = self.0.fetch_add(len, Ordering::Relaxed);
+        if before != 0 && before / Self::STEP == (before + len) / Self::STEP {
+            return Ok(());
+        }
+        let left = headroom();
+        let wanted = Self::RESERVE.min(total.saturating_sub(before));
+        if left < wanted { Err(left) } else { Ok(()) }
+    }
+}
+
+fn has_swap() -> bool {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let free = meminfo.lines().find_map(|line| line.strip_prefix("SwapFree:"));
+    free.is_some_and(|free| !free.trim().starts_with("0 "))
 }
 
 /// By a line of `/proc/self/cgroup`.
@@ -43,11 +84,13 @@ fn of_group(line: &str, mounts: &[Mount]) -> Option<u64> {
 fn left(dir: &Path) -> Option<u64> {
     let read = |name: &str| fs::read_to_string(dir.join(name)).ok();
     let number = |name: &&str| read(name)?.trim().parse::<u64>().ok();
-    let of = |(limits, used, spare): (&[&str], &str, &str)| {
+    let of = |(limits, used, spare): (&[&str], &str, [&str; 2])| {
         let limit = limits.iter().filter_map(number).min()?;
         let stat = read("memory.stat").unwrap_or_default();
-        let spare = stat.lines().find_map(|l| l.strip_prefix(spare)?.trim().parse().ok());
-        Some(limit.saturating_sub(number(&used)?.saturating_sub(spare.unwrap_or(0))))
+        let word =
+            |line: &str| spare.iter().find_map(|name| line.strip_prefix(name)?.parse::<u64>().ok());
+        let spare: u64 = stat.lines().filter_map(word).sum();
+        Some(limit.saturating_sub(number(&used)?.saturating_sub(spare)))
     };
     WORDS.into_iter().filter_map(of).min()
 }
@@ -65,7 +108,7 @@ mod tests {
         write("a/memory.max", "1000\n");
         write("a/memory.high", "max\n");
         write("a/memory.current", "700\n");
-        write("a/memory.stat", "anon 600\ninactive_file 100\nfile 9\n");
+        write("a/memory.stat", "anon 600\ninactive_file 90\nactive_file 10\nfile 9\n");
         write("a/b/memory.max", "max\n");
         write("a/b/memory.current", "300\n");
         let mounts = |kind: &str, options: &str| {

@@ -100,7 +100,7 @@ fn what_is_mapped_is_filled_in_place() {
         panes: Some(&panes),
         ..source(&runs)
     }];
-    copy(&sources, Control { files: Some(&files), ..control() }).unwrap();
+    copy(&sources, Control { files: Some(&files), ..control() }, None).unwrap();
     let mut got = vec![0xff; len];
     image.read_exact_at(&mut got, 0).unwrap();
     assert!(got == *own);
@@ -122,7 +122,7 @@ fn a_full_disk_is_told_with_the_name_of_the_image() {
         ..source(&runs)
     }];
     let control = control();
-    let error = copy(&sources, control).unwrap_err();
+    let error = copy(&sources, control, None).unwrap_err();
     assert_eq!(error.to_string(), "pages-1.img: pwrite: No space left on device (os error 28)");
 }
 
@@ -157,7 +157,7 @@ fn what_process_vm_readv_does_not_read_is_read_otherwise() {
     let runs = [run(at(2), 4), run(at(3), 4), run(at(12), 1)];
     let go = |runs: &[Run]| {
         let source = Source { origin: origin(), image: Arc::clone(&image), ..source(runs) };
-        copy(&[source], control)
+        copy(&[source], control, None)
     };
     go(&runs).unwrap();
     let addrs = runs.iter().flat_map(|r| (0..r.pages).map(|n| r.start + n * PAGE_SIZE));

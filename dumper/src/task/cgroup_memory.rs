@@ -4,7 +4,8 @@ use super::cgroup::is_below;
 use super::cgroup_dirs::{Mount, mounts};
 use images::Dir;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Limits of a group, what it has, and which parts of that the kernel takes back before any process
@@ -18,13 +19,21 @@ const WORDS: [(&[&str], &str, [&str; 2]); 2] = [
     ),
 ];
 
+/// v1 has such numbers where there is no limit.
+const NONE: u64 = 1 << 60;
+
 /// Bytes that we may yet get before the limit of a group of ours is reached: then the kernel kills
 /// processes of it, and the tree to be dumped may be among them.
 pub(crate) fn headroom() -> u64 {
+    // Looked for once, before the freeze: there may be many mounts.
+    static GROUPS: OnceLock<Vec<PathBuf>> = OnceLock::new();
     let read = |path| fs::read_to_string(path).unwrap_or_default();
-    let mounts = mounts(&read("/proc/self/mountinfo"));
-    let groups = read("/proc/self/cgroup");
-    groups.lines().filter_map(|line| of_group(line, &mounts)).min().unwrap_or(u64::MAX)
+    let groups = GROUPS.get_or_init(|| {
+        let mounts = mounts(&read("/proc/self/mountinfo"));
+        let own = read("/proc/self/cgroup");
+        own.lines().filter_map(|line| group(line, &mounts)).flatten().collect()
+    });
+    groups.iter().filter_map(|dir| left(dir)).min().unwrap_or(u64::MAX)
 }
 
 /// Looks at what is left while images are written that stay in memory. The kernel would not refuse
@@ -62,8 +71,8 @@ fn has_swap() -> bool {
     free.is_some_and(|free| !free.trim().starts_with("0 "))
 }
 
-/// By a line of `/proc/self/cgroup`.
-fn of_group(line: &str, mounts: &[Mount]) -> Option<u64> {
+/// The group of a line of `/proc/self/cgroup`, and all above, if it is one of memory.
+fn group(line: &str, mounts: &[Mount]) -> Option<Vec<PathBuf>> {
     let (_, group) = line.split_once(':')?;
     let (controllers, path) = group.split_once(':')?;
     let is_memory = |name: &str| name == "memory";
@@ -77,7 +86,7 @@ fn of_group(line: &str, mounts: &[Mount]) -> Option<u64> {
     let below = path.strip_prefix(mount.root.trim_end_matches('/'))?;
     let dir = mount.at.join(below.trim_start_matches('/'));
     let all = dir.ancestors().take_while(|d| d.starts_with(&mount.at));
-    all.filter_map(left).min()
+    Some(all.map(Path::to_owned).collect())
 }
 
 /// What is left in one group, if it has a limit.
@@ -85,7 +94,7 @@ fn left(dir: &Path) -> Option<u64> {
     let read = |name: &str| fs::read_to_string(dir.join(name)).ok();
     let number = |name: &&str| read(name)?.trim().parse::<u64>().ok();
     let of = |(limits, used, spare): (&[&str], &str, [&str; 2])| {
-        let limit = limits.iter().filter_map(number).min()?;
+        let limit = limits.iter().filter_map(number).filter(|limit| *limit < NONE).min()?;
         let stat = read("memory.stat").unwrap_or_default();
         let word =
             |line: &str| spare.iter().find_map(|name| line.strip_prefix(name)?.parse::<u64>().ok());
@@ -114,6 +123,9 @@ mod tests {
         let mounts = |kind: &str, options: &str| {
             mounts(&format!("30 20 0:25 /up {top} rw - {kind} {kind} {options}\n"))
         };
+        let of_group = |line: &str, mounts: &[Mount]| {
+            group(line, mounts)?.iter().filter_map(|dir| left(dir)).min()
+        };
         let v2 = mounts("cgroup2", "rw");
         assert_eq!(of_group("0::/up/a/b", &v2), Some(400));
         assert_eq!(of_group("0::/up", &v2), None);
@@ -125,5 +137,7 @@ mod tests {
         let v1 = mounts("cgroup", "rw,cpu,memory");
         assert_eq!(of_group("4:cpu,memory:/up/a/b", &v1), Some(50));
         assert_eq!(of_group("5:cpuset:/up/a/b", &v1), None);
+        write("a/b/memory.limit_in_bytes", "9223372036854771712\n");
+        assert_eq!(of_group("4:cpu,memory:/up/a/b", &v1), None);
     }
 }

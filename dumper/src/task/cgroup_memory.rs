@@ -138,6 +138,7 @@ mod tests {
         assert_eq!(of_group("4:cpu,memory:/up/a/b", &v1), Some(50));
         assert_eq!(of_group("5:cpuset:/up/a/b", &v1), None);
         write("a/b/memory.limit_in_bytes", "9223372036854771712\n");
+        fs::remove_file(temp.path().join("a/memory.max")).unwrap();
         assert_eq!(of_group("4:cpu,memory:/up/a/b", &v1), None);
     }
 }

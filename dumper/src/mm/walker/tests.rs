@@ -39,15 +39,16 @@ fn both_ways_tell_the_same() {
     let subject = Subject::start(&["vmas=5000"]);
     check_same(&walker, subject.pid());
     // Programs as they are.
-    for command in ["sleep", "bash"] {
-        let args: &[&str] = if command == "sleep" { &["60"] } else { &["-c", "read"] };
+    // By the call that each waits in when it has begun: clock_nanosleep, and read of descriptor 0.
+    let programs = [("sleep", &["60"][..], "230 "), ("bash", &["-c", "read"], "0 0x0 ")];
+    for (command, args, call) in programs {
         let mut child = std::process::Command::new(command)
             .args(args)
             .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap();
         let pid = child.id() as i32;
-        while !std::fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap().contains("_") {
+        while !std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap().starts_with(call) {
             std::thread::yield_now();
         }
         check_same(&walker, pid);

@@ -30,11 +30,24 @@ pub(super) struct Hierarchies {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Mount {
     /// Directory of the hierarchy that is mounted.
-    pub(super) root: String,
+    root: String,
     pub(super) at: PathBuf,
-    pub(super) v2: bool,
+    v2: bool,
     /// Options of the superblock: controllers and `name=`.
-    pub(super) options: Vec<String>,
+    options: Vec<String>,
+}
+
+impl Mount {
+    /// Where a directory of the hierarchy `name` is, if it is here.
+    pub(super) fn dir(&self, name: &str, path: &str) -> Option<PathBuf> {
+        let wanted = match name {
+            "" => self.v2,
+            _ => !self.v2 && name.split(',').all(|c| self.options.iter().any(|o| o == c)),
+        };
+        (wanted && is_below(path, &self.root)).then_some(())?;
+        let below = path.strip_prefix(self.root.trim_end_matches('/'))?;
+        Some(self.at.join(below.trim_start_matches('/')))
+    }
 }
 
 impl Hierarchies {
@@ -54,15 +67,7 @@ impl Hierarchies {
             };
             return Some(yard.join(name).join(path.trim_start_matches('/')));
         }
-        self.mounts.iter().find_map(|m| {
-            let wanted = match name {
-                "" => m.v2,
-                _ => !m.v2 && name.split(',').all(|c| m.options.iter().any(|o| o == c)),
-            };
-            (wanted && is_below(path, &m.root)).then_some(())?;
-            let below = path.strip_prefix(m.root.trim_end_matches('/'))?;
-            Some(m.at.join(below.trim_start_matches('/')))
-        })
+        self.mounts.iter().find_map(|m| m.dir(name, path))
     }
 }
 

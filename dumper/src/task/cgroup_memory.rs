@@ -1,6 +1,5 @@
 //! How much memory our own control group lets us have.
 
-use super::cgroup::is_below;
 use super::cgroup_dirs::{Mount, mounts};
 use images::Dir;
 use std::fs;
@@ -75,17 +74,10 @@ fn has_swap() -> bool {
 fn group(line: &str, mounts: &[Mount]) -> Option<Vec<PathBuf>> {
     let (_, group) = line.split_once(':')?;
     let (controllers, path) = group.split_once(':')?;
-    let is_memory = |name: &str| name == "memory";
-    let has_memory = |m: &Mount| match controllers {
-        "" => m.v2,
-        _ => {
-            !m.v2 && controllers.split(',').any(is_memory) && m.options.iter().any(|o| is_memory(o))
-        }
-    };
-    let mount = mounts.iter().find(|m| has_memory(m) && is_below(path, &m.root))?;
-    let below = path.strip_prefix(mount.root.trim_end_matches('/'))?;
-    let dir = mount.at.join(below.trim_start_matches('/'));
-    let all = dir.ancestors().take_while(|d| d.starts_with(&mount.at));
+    let is_memory = controllers.is_empty() || controllers.split(',').any(|name| name == "memory");
+    let find = |mount: &Mount| mount.dir(controllers, path).map(|dir| (dir, mount.at.clone()));
+    let (dir, top) = mounts.iter().filter(|_| is_memory).find_map(find)?;
+    let all = dir.ancestors().take_while(|d| d.starts_with(&top));
     Some(all.map(Path::to_owned).collect())
 }
 

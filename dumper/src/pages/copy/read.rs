@@ -91,12 +91,7 @@ fn read_task(
             Err(e) => return Err(e.into()),
         };
         buf = &mut buf[got..];
-        let mut done = got as u64;
-        while done > 0 {
-            let step = done.min(spans[0].len);
-            advance(&mut spans, step);
-            done -= step;
-        }
+        advance(&mut spans, got as u64);
         // One page by the other means, then on as before.
         let (page, others) = buf.split_at_mut(PAGE_SIZE as usize);
         read_mem(pid, mem, spans[0].addr, page)?;
@@ -154,24 +149,23 @@ fn read_live(
             lost.add(pid, spans[0].addr, spans[0].addr + PAGE_SIZE);
         }
         buf = &mut buf[got..];
-        let mut done = got as u64;
-        while done > 0 {
-            let step = done.min(spans[0].len);
-            advance(&mut spans, step);
-            done -= step;
-        }
+        advance(&mut spans, got as u64);
     }
     Ok(())
 }
 
-/// Takes `len` bytes from the first span, which is at least as long.
-fn advance(spans: &mut &mut [Span], len: u64) {
-    let first = &mut spans[0];
-    first.addr += len;
-    first.len -= len;
-    if first.len == 0 {
-        let all = std::mem::take(spans);
-        *spans = &mut all[1..];
+/// Takes `len` bytes from the first spans, which are at least as long.
+fn advance(spans: &mut &mut [Span], mut len: u64) {
+    while len > 0 {
+        let first = &mut spans[0];
+        let step = len.min(first.len);
+        first.addr += step;
+        first.len -= step;
+        len -= step;
+        if first.len == 0 {
+            let all = std::mem::take(spans);
+            *spans = &mut all[1..];
+        }
     }
 }
 

@@ -277,14 +277,16 @@ impl<'a> Work<'a> {
         Ok(true)
     }
 
+    fn copy(&self) -> Result<(), Error> {
+        copy::copy(&self.sources, self.control, Watch::over(self.images.dir()).as_ref())
+    }
+
     fn flush(&mut self) -> Result<(), Error> {
         let begin = Instant::now();
-        let dir = self.images.dir();
-        match copy::copy(&self.sources, self.control, Watch::over(dir).as_ref()) {
+        match self.copy() {
             Err(e) if e.is_full() && self.give_room_back()? => {
                 log::debug!("{e}: once again, without room made before");
-                let dir = self.images.dir();
-                copy::copy(&self.sources, self.control, Watch::over(dir).as_ref())?;
+                self.copy()?;
             }
             copied => copied?,
         }
